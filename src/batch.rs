@@ -1,0 +1,275 @@
+//! From a stretch of a log file to requests: which records, in which bodies.
+//!
+//! A batch is what one checkpoint covers. Its records are kept as places in the file, not as
+//! bytes, so that a batch costs the memory of one request body and no more, whatever is in it.
+
+use std::io;
+use std::ops::Range;
+
+use crate::delivery::Unit;
+use crate::form::file_request;
+use crate::http::{Body, Request};
+use crate::reader::{Reader, Step, Tail};
+use crate::record::{Fault, Kind};
+use crate::window::{Bytes, Ranges, Window, became_shorter, length};
+
+/// Requests that hold one record each are not checkpointed before the whole batch is: a bound on
+/// what is sent twice after a crash.
+const SINGLES: usize = 100;
+
+/// Damaged places in one batch, each kept in memory until they are in the dead-letter file.
+const FAULTS: usize = 1_000;
+
+/// How large a batch may get.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchLimits {
+    pub records: usize,
+    pub bytes: usize,
+    pub record: usize,
+}
+
+/// How far a batch may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub offset: u64,
+    /// The writer is gone: what stands before the end without a newline is all there will be.
+    pub is_final: bool,
+}
+
+/// What has become of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Waiting,
+    Delivered,
+    Refused {
+        reason: String,
+        status: Option<u16>,
+        detail: String,
+    },
+}
+
+/// A record's place in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub kind: Kind,
+    pub line: Range<u64>,
+    pub req: Range<u64>,
+    pub verdict: Verdict,
+    /// It may have been applied already, and nobody knows.
+    pub is_doubtful: bool,
+}
+
+/// A damaged place in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Damage {
+    pub place: Range<u64>,
+    pub fault: Fault,
+}
+
+/// Records that are delivered under one checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub entries: Vec<Entry>,
+    pub damages: Vec<Damage>,
+    /// The offset behind the last of them.
+    pub end: u64,
+    /// A line with a checksum was among them: the file was written by this crate.
+    pub checksummed: bool,
+    /// How many requests were sent for it.
+    pub attempts: u32,
+    /// What was refused or damaged is in the dead-letter file.
+    pub is_buried: bool,
+}
+
+impl Batch {
+    /// Reads the next batch from `start`; empty if there is nothing before `end`.
+    pub fn read(
+        source: &dyn Bytes,
+        start: u64,
+        end: End,
+        limits: &BatchLimits,
+    ) -> io::Result<Batch> {
+        let mut batch = Batch {
+            end: start,
+            ..Batch::default()
+        };
+        let mut reader = Reader::new(limits.record);
+        let mut window = Window::new(start);
+        let (mut bytes, mut singles) = (0, 0);
+        let mut may_end = true;
+        while !may_end
+            || (batch.entries.len() < limits.records
+                && bytes < limits.bytes
+                && singles < SINGLES
+                && batch.damages.len() < FAULTS)
+        {
+            let rest = window.bytes();
+            let tail = match window.end() >= end.offset && end.is_final {
+                true => Tail::End,
+                false => Tail::More,
+            };
+            let at = window.at;
+            let len = match reader.next(rest, tail) {
+                Step::Record { record, len } => {
+                    let size = record.req.len();
+                    let counts = if record.kind.is_call() { size + 40 } else { 0 };
+                    if bytes > 0 && bytes + counts > limits.bytes {
+                        break;
+                    }
+                    bytes += counts;
+                    singles += usize::from(!record.kind.is_call());
+                    batch.checksummed |= record.checked;
+                    let req = at + (record.req.as_ptr() as usize - rest.as_ptr() as usize) as u64;
+                    batch.entries.push(Entry {
+                        kind: record.kind,
+                        line: at..at + len as u64,
+                        req: req..req + size as u64,
+                        verdict: Verdict::Waiting,
+                        is_doubtful: false,
+                    });
+                    len
+                }
+                Step::Fault { fault, len, .. } => {
+                    batch.add_damage(fault, at..at + len as u64);
+                    len
+                }
+                Step::Skip { len, .. } => len,
+                Step::More if window.end() < end.offset => {
+                    if !window.refill(source, end.offset)? {
+                        break;
+                    }
+                    continue;
+                }
+                Step::More | Step::End => break,
+            };
+            window.consume(len);
+            batch.end = window.at;
+            // Never in the middle of a line: the next batch would take its rest for a record.
+            may_end = reader.is_between_lines();
+        }
+        Ok(batch)
+    }
+
+    /// A line above the limit comes in pieces; it is one damage.
+    fn add_damage(&mut self, fault: Fault, place: Range<u64>) {
+        match self.damages.last_mut() {
+            Some(last)
+                if last.place.end == place.start
+                    && matches!(last.fault, Fault::TooLong { .. })
+                    && matches!(
+                        fault,
+                        Fault::TooLong {
+                            continued: true,
+                            ..
+                        }
+                    ) =>
+            {
+                last.place.end = place.end;
+            }
+            _ => self.damages.push(Damage { place, fault }),
+        }
+    }
+
+    pub fn waiting(&self, is_call: bool) -> Vec<usize> {
+        let entries = self.entries.iter().enumerate();
+        entries
+            .filter(|(_, entry)| {
+                entry.verdict == Verdict::Waiting && entry.kind.is_call() == is_call
+            })
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Takes in what comes behind it. `false`: nothing does.
+    pub fn extend(&mut self, more: Batch) -> bool {
+        let any = more.end > self.end;
+        self.entries.extend(more.entries);
+        self.damages.extend(more.damages);
+        self.end = self.end.max(more.end);
+        self.checksummed |= more.checksummed;
+        any
+    }
+
+    /// An answer was lost: what waits may be at the server already.
+    pub fn doubt(&mut self) {
+        for entry in &mut self.entries {
+            entry.is_doubtful = true;
+        }
+    }
+
+    pub fn count(&self, is: impl Fn(&Verdict) -> bool) -> u64 {
+        let entries = self.entries.iter();
+        entries.filter(|entry| is(&entry.verdict)).count() as u64
+    }
+
+    /// Up to where nothing in the file is needed any more: delivered, or in the dead-letter file.
+    pub fn gone_until(&self) -> u64 {
+        if self.is_buried {
+            return self.end;
+        }
+        let kept = self.entries.iter();
+        let kept = kept.filter(|entry| entry.verdict != Verdict::Delivered);
+        let damaged = self.damages.iter().map(|damage| damage.place.start);
+        let first = kept.map(|entry| entry.line.start).chain(damaged).min();
+        first.unwrap_or(self.end)
+    }
+
+    /// The request for some calls of this batch: any halves of any calls, in any order.
+    pub fn halves(&self, source: &dyn Bytes, units: &[Unit]) -> io::Result<Request> {
+        let entries = || units.iter().map(|unit| &self.entries[unit.first]);
+        let size: usize = entries().map(|entry| length(&entry.req) + 40).sum();
+        let mut body = Vec::with_capacity(size + 16);
+        let mut ranges = Ranges::new(source);
+        body.extend_from_slice(b"{\"batch\":[");
+        for (n, entry) in entries().enumerate() {
+            if n > 0 {
+                body.push(b',');
+            }
+            let mode = match entry.kind {
+                Kind::CallStart => "start",
+                _ => "end",
+            };
+            body.extend_from_slice(b"{\"mode\":\"");
+            body.extend_from_slice(mode.as_bytes());
+            body.extend_from_slice(b"\",\"req\":");
+            ranges.copy(&entry.req, &mut body)?;
+            body.push(b'}');
+        }
+        body.extend_from_slice(b"]}");
+        Ok(json("/call/upsert_batch", body))
+    }
+
+    /// The bytes of a record's request.
+    pub fn req(&self, source: &dyn Bytes, index: usize) -> io::Result<Vec<u8>> {
+        let range = &self.entries[index].req;
+        let mut req = vec![0; length(range)];
+        match source.read_at(&mut req, range.start)? == req.len() {
+            true => Ok(req),
+            false => Err(became_shorter()),
+        }
+    }
+
+    /// The request for a record that travels alone. `Err(reason)` inside: it cannot be sent at
+    /// all, and never will.
+    pub fn single(
+        &self,
+        source: &dyn Bytes,
+        index: usize,
+    ) -> io::Result<std::result::Result<Request, String>> {
+        let req = self.req(source, index)?;
+        Ok(match self.entries[index].kind {
+            Kind::ObjCreate => Ok(json("/obj/create", req)),
+            Kind::TableCreate => Ok(json("/table/create", req)),
+            Kind::FileCreate => file_request(&req),
+            Kind::CallStart | Kind::CallEnd => Err("a call does not travel alone".to_owned()),
+        })
+    }
+}
+
+pub(crate) fn json(path: &str, body: Vec<u8>) -> Request {
+    Request {
+        path: path.to_owned(),
+        body: Body::Json(body),
+        headers: Vec::new(),
+    }
+}

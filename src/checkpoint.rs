@@ -1,0 +1,136 @@
+//! The delivered offset: everything before it has left the log.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::error::{IoContext, Result};
+
+/// Longer than any decimal `u64` with white space around it; what is longer is no checkpoint.
+const LONGEST: u64 = 64;
+
+/// Reads a checkpoint's content. What is not a decimal number means 0: send again.
+pub(crate) fn parse(content: &[u8]) -> u64 {
+    std::str::from_utf8(content)
+        .ok()
+        .map(str::trim)
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Reads a checkpoint file; missing, unreadable, a FIFO, a link: 0.
+pub(crate) fn read(path: &Path) -> u64 {
+    let open = || -> io::Result<Vec<u8>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)?;
+        let mut content = Vec::new();
+        if file.metadata()?.is_file() {
+            file.take(LONGEST + 1).read_to_end(&mut content)?;
+        }
+        Ok(content)
+    };
+    match open() {
+        Ok(content) if content.len() as u64 <= LONGEST => parse(&content),
+        _ => 0,
+    }
+}
+
+/// Moves a checkpoint to `offset`, so that it is the old or the new one after a power loss.
+///
+/// The caller holds the drain lock, so the temporary file's fixed name is its own.
+pub(crate) fn write(path: &Path, offset: u64) -> Result<()> {
+    let temporary = temporary(path);
+    let create = || {
+        // A leftover of a crash may be anything by now; never write through a link.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(offset.to_string().as_bytes())?;
+        file.sync_data()
+    };
+    create().doing("write the checkpoint", &temporary)?;
+    fs::rename(&temporary, path).doing("move the checkpoint to", path)?;
+    sync_parent(path).doing("sync the directory of", path)
+}
+
+/// The fixed name a checkpoint is written under before it is moved into place.
+pub(crate) fn temporary(path: &Path) -> std::path::PathBuf {
+    path.with_extension("checkpoint.tmp")
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.checkpoint");
+        for offset in [0, 7, u64::MAX] {
+            write(&path, offset).unwrap();
+            assert_eq!(read(&path), offset);
+        }
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!temporary(&path).exists());
+    }
+
+    #[test]
+    fn pythons_checkpoint_is_read() {
+        assert_eq!(parse(b"217758"), 217_758);
+        assert_eq!(parse(b" 12\n"), 12);
+    }
+
+    #[test]
+    fn nonsense_means_from_the_start() {
+        for content in [
+            &b""[..],
+            b"-1",
+            b"+5",
+            b"1e9",
+            b"0x10",
+            b"99999999999999999999999",
+            b"\0\0\0\0",
+            b"\xff",
+            b"12 34",
+        ] {
+            assert_eq!(parse(content), 0, "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_or_a_directory_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        fs::write(&target, "5").unwrap();
+        let link = dir.path().join("a.checkpoint");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert_eq!(read(&link), 0);
+        assert_eq!(read(dir.path()), 0);
+
+        let temporary = temporary(&link);
+        std::os::unix::fs::symlink(&target, &temporary).unwrap();
+        write(&link, 9).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"5");
+        assert_eq!(read(&link), 9);
+    }
+}

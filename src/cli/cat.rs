@@ -1,0 +1,126 @@
+//! `weave-wal cat`: the records of the logs, one a line.
+
+use std::path::{Path, PathBuf};
+
+use weave_wal::inspect::{self, From, Item};
+
+use super::args::{Args, Known};
+use super::output::{Output, count, say};
+use super::{Command, Status, Trouble, root, root_exists};
+
+pub(super) const COMMAND: Command = Command {
+    name: "cat",
+    about: "Prints the records, one JSON object a line",
+    usage: "[--root DIR] [--project E/P] [--pending] [PATH…]",
+    details: "\
+Prints every good record as {\"type\":…,\"req\":…}, the request's bytes as they would be sent.
+Damaged places are named on standard error, and the exit status is 1. Without PATH: all log files
+below the root.
+
+Options:
+  --root DIR          where the logs are
+  --project E/P       only this project, as in my-team/my-app
+  --pending           only what is not delivered",
+    example: "weave-wal cat --pending | head -n 3",
+    known: Known {
+        flags: &["--pending", "--help", "-h"],
+        options: &["--root", "--project"],
+        others: usize::MAX,
+    },
+    run,
+};
+
+fn run(args: &Args) -> Result<Status, Trouble> {
+    let from = match args.flag("--pending") {
+        true => From::Checkpoint,
+        false => From::Start,
+    };
+    let mut out = Output::stdout();
+    let mut damaged = false;
+    for log in Log::chosen(args)? {
+        log.read(from, &mut |item| {
+            match item {
+                Item::Record { kind, req, .. } => {
+                    out.line(format_args!("{{\"type\":\"{kind}\",\"req\":{req}}}"));
+                }
+                Item::Damage { .. } => {
+                    damaged = true;
+                    say(log.fault(&item).unwrap_or_default());
+                }
+                _ => {}
+            }
+            out.is_open()
+        })?;
+    }
+    out.finish()?;
+    Ok(Status::well_if(!damaged))
+}
+
+/// A log file that is to be read.
+pub(super) struct Log {
+    path: PathBuf,
+    /// It was found, not named: if it is gone by now, it was delivered.
+    found: bool,
+}
+
+impl Log {
+    /// The files that the arguments name, or all below the root.
+    pub(super) fn chosen(args: &Args) -> Result<Vec<Log>, Trouble> {
+        let project = args.value::<String>("--project")?;
+        if args.others().is_empty() {
+            let root = root(args);
+            root_exists(&root)?;
+            let found = inspect::logs(&root, project.as_deref())?;
+            let log = |path| Log { path, found: true };
+            return Ok(found.into_iter().map(log).collect());
+        }
+        for option in ["--root", "--project"] {
+            if args.path(option).is_some() {
+                let why = format!("{option} finds the files itself; leave it out, or the paths");
+                return Err(Trouble::Wrong(why));
+            }
+        }
+        args.others().iter().map(Log::named).collect()
+    }
+
+    fn named(path: impl AsRef<Path>) -> Result<Log, Trouble> {
+        let path = path.as_ref().to_owned();
+        if path.is_dir() {
+            return Err(Trouble::Wrong(format!(
+                "{} is a directory; for all logs below it write --root {0}",
+                path.display()
+            )));
+        }
+        Ok(Log { path, found: false })
+    }
+
+    /// Hands everything in the file to `see`, until that says that it is enough.
+    pub(super) fn read(
+        &self,
+        from: From,
+        see: &mut dyn FnMut(Item) -> bool,
+    ) -> Result<(), Trouble> {
+        let read = inspect::read(&self.path, from, &mut |item| Ok(see(item)));
+        match read {
+            Err(_) if self.found && !self.path.exists() => Ok(()),
+            read => Ok(read?),
+        }
+    }
+
+    /// A damaged place, as a line.
+    pub(super) fn fault(&self, item: &Item) -> Option<String> {
+        let Item::Damage {
+            offset,
+            bytes,
+            fault,
+        } = item
+        else {
+            return None;
+        };
+        Some(format!(
+            "{}: offset {offset}: {fault} ({})",
+            self.path.display(),
+            count(*bytes, "byte")
+        ))
+    }
+}

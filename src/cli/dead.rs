@@ -1,0 +1,101 @@
+//! `weave-wal dead`: what was refused or damaged.
+
+use weave_wal::dead;
+
+use super::args::{Args, Known, unknown};
+use super::output::{Output, count, say};
+use super::{Command, Status, Trouble, root, root_exists};
+
+pub(super) const COMMAND: Command = Command {
+    name: "dead",
+    about: "Lists the dead letters, puts them back, or discards them",
+    usage: "[list|retry|discard] [--root DIR] [--project E/P]",
+    details: "\
+Dead letters are records that the server refused, and damaged bytes.
+
+  list                print them, one JSON object a line; the exit status is 1 if there are any
+  retry               put the records back into a new log, for the next weave-wal send; damaged
+                      bytes stay, and then the exit status is 1
+  discard             remove them for good, damaged bytes too
+
+Options:
+  --root DIR          where the logs are
+  --project E/P       only this project, as in my-team/my-app",
+    example: "weave-wal dead retry --project my-team/my-app",
+    known: Known {
+        flags: &["--help", "-h"],
+        options: &["--root", "--project"],
+        others: 1,
+    },
+    run,
+};
+
+const ACTIONS: [&str; 3] = ["list", "retry", "discard"];
+
+fn run(args: &Args) -> Result<Status, Trouble> {
+    let action = args.others().first().map(|action| action.to_string_lossy());
+    let action = action.as_deref().unwrap_or("list");
+    if !ACTIONS.contains(&action) {
+        return Err(unknown("action on dead letters", action, &ACTIONS).into());
+    }
+    let root = root(args);
+    let project = args.value::<String>("--project")?;
+    root_exists(&root)?;
+    let files = dead::files(&root, project.as_deref())?;
+    match action {
+        "retry" => retry(&files),
+        "discard" => discard(&files),
+        _ => list(&files),
+    }
+}
+
+fn list(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
+    let mut out = Output::stdout();
+    let mut letters = 0;
+    for path in files {
+        dead::read(path, &mut |line, _| {
+            letters += 1;
+            out.write(line);
+            out.write(b"\n");
+            Ok(out.is_open())
+        })?;
+    }
+    out.finish()?;
+    say(format_args!(
+        "{} in {}",
+        count(letters, "dead letter"),
+        count(files.len() as u64, "file")
+    ));
+    Ok(Status::well_if(letters == 0))
+}
+
+fn retry(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
+    let (mut retried, mut kept) = (0, 0);
+    for path in files {
+        let done = dead::retry(path).map_err(Trouble::failed)?;
+        retried += done.retried;
+        kept += done.kept;
+    }
+    let mut out = Output::stdout();
+    out.line(format_args!(
+        "{} put back, {} kept",
+        count(retried, "record"),
+        count(kept, "dead letter")
+    ));
+    out.finish()?;
+    Ok(Status::well_if(kept == 0))
+}
+
+fn discard(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
+    let mut discarded = 0;
+    for path in files {
+        discarded += dead::discard(path).map_err(Trouble::failed)?;
+    }
+    let mut out = Output::stdout();
+    out.line(format_args!(
+        "{} discarded",
+        count(discarded, "dead letter")
+    ));
+    out.finish()?;
+    Ok(Status::Well)
+}

@@ -1,0 +1,512 @@
+//! The handle that a program holds: append, tickets, sync, flush, finish.
+
+use std::fmt;
+use std::process;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::batch::BatchLimits;
+use crate::config::{self, Config, Storage};
+use crate::desk::{self, Board, Desk, Message};
+use crate::directory::Directory;
+use crate::error::{Error, IoContext, Result};
+use crate::http::Server;
+use crate::log::{Limits, Log};
+use crate::record::{Kind, Line};
+use crate::replay::Replay;
+use crate::report::{Receipt, Stats};
+use crate::worker::Worker;
+
+/// "For ever" is as good as a century, and no clock overflows.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// An open log of one project, and the thread that delivers it.
+///
+/// Cheap to clone; all clones are one client. When the last one is dropped, what was appended is
+/// synced to disk; the drop never waits for the network. To learn what was delivered, call
+/// [`finish`](Self::finish).
+///
+/// ```no_run
+/// use serde_json::json;
+/// use std::time::Duration;
+/// use weave_wal::{Client, Kind};
+///
+/// # fn main() -> weave_wal::Result<()> {
+/// let client = Client::init("my-team/my-app")?;
+/// let ticket = client.append(Kind::CallStart, &json!({"start": {"id": "0198…"}}))?;
+/// ticket.wait()?; // on the disk
+/// let receipt = client.finish(Duration::from_secs(10));
+/// println!("{} delivered, {} still in {:?}", receipt.delivered, receipt.pending, receipt.dir);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// The process that opened the client; a forked child must not touch the log.
+    pid: u32,
+    project_id: String,
+    record_limit: usize,
+    log: Arc<Log>,
+    board: Arc<Mutex<Board>>,
+    directory: Option<Directory>,
+    thread: Sender<Message>,
+}
+
+/// A record's place in the log. It outlives the client.
+#[derive(Clone)]
+pub struct Ticket {
+    pid: u32,
+    log: Arc<Log>,
+    position: u64,
+}
+
+impl Ticket {
+    /// Returns when the record, and its file's name, survive a power loss; with
+    /// [`Storage::Memory`] at once, for nothing there ever will.
+    ///
+    /// # Errors
+    /// [`Error::Degraded`] or [`Error::Io`] if the disk cannot be written; [`Error::Forked`].
+    pub fn wait(&self) -> Result<()> {
+        check_process(self.pid)?;
+        self.log.sync_to(self.position)
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("position", &self.position)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("project_id", &self.inner.project_id)
+            .field("directory", &self.inner.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Opens a client for `entity/project` from the environment, as `weave.init()` does in
+    /// Python. See [`Config::from_env`] for the variables.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`] and [`open`](Self::open).
+    pub fn init(project: &str) -> Result<Client> {
+        Client::open(Config::from_env(project)?)
+    }
+
+    /// Opens a client: makes its directory and its first file, and starts its thread. Leftovers
+    /// of earlier processes in the same directory are delivered too.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a setting that cannot be used; [`Error::Io`] if the directory or the
+    /// file cannot be made.
+    pub fn open(config: Config) -> Result<Client> {
+        config.check()?;
+        let server = match config.sender {
+            true => Some(Server::new(
+                &config.server,
+                config.api_key.as_deref(),
+                config.request_timeout,
+            )?),
+            false => None,
+        };
+        let directory = match config.storage {
+            Storage::Disk => {
+                // A program that changes its working directory keeps its log.
+                let root = std::path::absolute(&config.root).doing("find", &config.root)?;
+                let path = root.join(&config.entity).join(&config.project);
+                Some(Directory::create(&path)?)
+            }
+            Storage::Memory => None,
+        };
+        let (outbox, inbox) = mpsc::channel();
+        let waker = outbox.clone();
+        let log = Arc::new(Log::open(
+            directory.clone(),
+            limits(&config),
+            Box::new(move || {
+                // A thread that is gone cannot be woken; `flush` and `finish` say so.
+                let _ = waker.send(Message::Wake);
+            }),
+        )?);
+        let board = Arc::new(Mutex::new(Board::default()));
+        let worker = Worker {
+            desk: Desk {
+                log: Arc::clone(&log),
+                board: Arc::clone(&board),
+                directory: directory.clone(),
+                server,
+                on_event: config.on_event.clone(),
+                inbox,
+                outbox: outbox.clone(),
+                flushes: Vec::new(),
+                answer: None,
+                closing: false,
+                hurry: false,
+            },
+            replay: Replay::new(batch_limits(&config)),
+            own: None,
+            leftover: None,
+            leftover_replay: Replay::new(batch_limits(&config)),
+            leftovers: Default::default(),
+            deferred: Default::default(),
+            searched: None,
+        };
+        thread::Builder::new()
+            .name("weave-wal".to_owned())
+            .spawn(move || worker.guarded())
+            .map_err(|error| Error::Stopped(format!("it could not be started: {error}")))?;
+        Ok(Client {
+            inner: Arc::new(Inner {
+                pid: process::id(),
+                project_id: format!("{}/{}", config.entity, config.project),
+                record_limit: config.record_limit,
+                log,
+                board,
+                directory,
+                thread: outbox,
+            }),
+        })
+    }
+
+    /// Appends a record. When this returns, it is as safe as the client's
+    /// [`Durability`](crate::Durability) says; by default the process may die at once and the
+    /// record is delivered later. The [`Ticket`] can wait for more.
+    ///
+    /// # Errors
+    /// The record was not accepted: [`Error::Record`] if it is no JSON object or too large,
+    /// [`Error::QueueFull`], [`Error::Io`], [`Error::Degraded`], [`Error::Closed`],
+    /// [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
+    /// the sync that failed; then the record may be delivered all the same.
+    pub fn append(&self, kind: Kind, req: &Value) -> Result<Ticket> {
+        // Not `to_string`: it cannot say that it failed.
+        let req = serde_json::to_string(req).map_err(|error| Error::Record(error.to_string()))?;
+        self.append_text(kind, &req)
+    }
+
+    /// Appends a record whose bytes are kept as they are: big numbers, key order, escapes. (A
+    /// newline between two tokens becomes a space, for a record is one line.)
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_raw(&self, kind: Kind, req: &RawValue) -> Result<Ticket> {
+        self.append_text(kind, req.get())
+    }
+
+    /// Appends the start of a call; wraps it as `{"start": …}`.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn call_start(&self, start: &Value) -> Result<Ticket> {
+        self.append_wrapped(Kind::CallStart, "start", start)
+    }
+
+    /// Appends the end of a call; wraps it as `{"end": …}`.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn call_end(&self, end: &Value) -> Result<Ticket> {
+        self.append_wrapped(Kind::CallEnd, "end", end)
+    }
+
+    /// Appends an object; wraps it as `{"obj": …}`.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn obj_create(&self, obj: &Value) -> Result<Ticket> {
+        self.append_wrapped(Kind::ObjCreate, "obj", obj)
+    }
+
+    /// Appends a table; wraps it as `{"table": …}`.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn table_create(&self, table: &Value) -> Result<Ticket> {
+        self.append_wrapped(Kind::TableCreate, "table", table)
+    }
+
+    /// Appends a file of this client's project, with any bytes in it.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn file_create(&self, name: &str, content: &[u8]) -> Result<Ticket> {
+        let quoted = |text: &str| Value::from(text).to_string();
+        let content = match std::str::from_utf8(content) {
+            Ok(text) => format!("\"content\":{}", quoted(text)),
+            Err(_) => format!("\"content_base64\":\"{}\"", crate::base64::encode(content)),
+        };
+        let req = format!(
+            "{{\"project_id\":{},\"name\":{},{content},\"expected_digest\":null}}",
+            quoted(&self.inner.project_id),
+            quoted(name),
+        );
+        self.append_text(Kind::FileCreate, &req)
+    }
+
+    /// Returns when everything appended so far is on the disk.
+    ///
+    /// # Errors
+    /// As [`Ticket::wait`].
+    pub fn sync(&self) -> Result<()> {
+        check_process(self.inner.pid)?;
+        self.inner.log.sync()
+    }
+
+    /// Waits until everything appended so far is delivered, but not longer than `deadline` from
+    /// now. It returns early if nothing can change before that.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the client's thread is gone, [`Error::Forked`]. That records are
+    /// still pending at the deadline is no error: the [`Receipt`] says so.
+    pub fn flush(&self, deadline: Duration) -> Result<Receipt> {
+        check_process(self.inner.pid)?;
+        let (_, position) = self.inner.log.accepted();
+        self.ask(deadline, |deadline, reply| Message::Flush {
+            position,
+            deadline,
+            reply,
+        })
+    }
+
+    /// Ends the client: no more records, everything synced, delivered as far as possible within
+    /// `deadline` from now. The [`Receipt`] says what was delivered and what is still on the disk.
+    pub fn finish(&self, deadline: Duration) -> Receipt {
+        if let Err(error) = check_process(self.inner.pid) {
+            return Receipt {
+                error: Some(error.to_string()),
+                ..Receipt::default()
+            };
+        }
+        // Whatever the thread is at, what is only buffered is in the file from here on.
+        self.inner.log.write_if_free();
+        let begun = Instant::now();
+        let asked = self.ask(deadline, |deadline, reply| Message::Finish {
+            deadline,
+            reply,
+        });
+        asked.unwrap_or_else(|stopped| {
+            // The thread has ended, after an earlier `finish` perhaps. What can be done without it
+            // is to make the records safe.
+            self.inner.close(deadline.saturating_sub(begun.elapsed()));
+            let receipt = self.inner.receipt();
+            let error = receipt.error.unwrap_or_else(|| stopped.to_string());
+            Receipt {
+                error: (receipt.pending > 0).then_some(error),
+                ..receipt
+            }
+        })
+    }
+
+    /// What this client has done so far.
+    pub fn stats(&self) -> Stats {
+        let board = self.inner.board();
+        let position = self.inner.log.position();
+        Stats {
+            appended: position.records,
+            appended_bytes: position.accepted,
+            synced_bytes: position.synced,
+            pending: desk::pending(&self.inner.log, &board),
+            pending_bytes: position.accepted.saturating_sub(self.inner.log.delivered()),
+            delivered: board.settled.delivered,
+            rejected: board.settled.rejected,
+            corrupt: board.settled.corrupt,
+            requests: board.requests,
+            retries: board.retries,
+            queue_bytes: position.queued,
+            last_error: match self.inner.log.failure() {
+                Some(failure) => Some(failure.to_string()),
+                None => board.last_error,
+            },
+            paused: board.paused,
+            next_attempt: board
+                .next_attempt
+                .map(|at| at.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    fn append_wrapped(&self, kind: Kind, key: &str, value: &Value) -> Result<Ticket> {
+        let mut req = format!("{{\"{key}\":").into_bytes();
+        serde_json::to_writer(&mut req, value).map_err(|error| Error::Record(error.to_string()))?;
+        req.push(b'}');
+        let req = String::from_utf8(req).map_err(|error| Error::Record(error.to_string()))?;
+        self.append_text(kind, &req)
+    }
+
+    fn append_text(&self, kind: Kind, req: &str) -> Result<Ticket> {
+        check_process(self.inner.pid)?;
+        let line = Line::new(kind, req, self.inner.record_limit)?;
+        Ok(Ticket {
+            pid: self.inner.pid,
+            position: self.inner.log.append(&line)?,
+            log: Arc::clone(&self.inner.log),
+        })
+    }
+
+    /// Asks the thread and waits for its answer, but never beyond the deadline.
+    fn ask(
+        &self,
+        deadline: Duration,
+        message: impl FnOnce(Instant, Sender<Receipt>) -> Message,
+    ) -> Result<Receipt> {
+        let stopped = || Error::Stopped("it takes no more messages".to_owned());
+        let (reply, answer) = mpsc::channel();
+        let now = Instant::now();
+        let deadline = deadline.min(LONGEST);
+        self.inner
+            .thread
+            .send(message(now + deadline, reply))
+            .map_err(|_| stopped())?;
+        match answer.recv_timeout(deadline) {
+            Ok(receipt) => Ok(receipt),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(self.inner.receipt()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(stopped()),
+        }
+    }
+}
+
+impl Inner {
+    fn board(&self) -> Board {
+        self.board
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Closes the log, but gives up waiting for a disk that hangs.
+    fn close(&self, deadline: Duration) {
+        let (reply, closed) = mpsc::channel();
+        let log = Arc::clone(&self.log);
+        let closing = thread::Builder::new().spawn(move || {
+            let _ = log.close();
+            let _ = reply.send(());
+        });
+        if closing.is_ok() {
+            let _ = closed.recv_timeout(deadline.min(LONGEST));
+        }
+    }
+
+    fn receipt(&self) -> Receipt {
+        desk::receipt(&self.log, &self.board(), self.directory.as_ref())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // In a forked child everything here is the parent's.
+        if self.pid != process::id() {
+            return;
+        }
+        // Nobody is left to be told; what could not be synced stays in the file as written.
+        let _ = self.log.close();
+        let _ = self.thread.send(Message::Close);
+    }
+}
+
+fn check_process(pid: u32) -> Result<()> {
+    match pid == process::id() {
+        true => Ok(()),
+        false => Err(Error::Forked),
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        durability: config.durability,
+        sync_interval: config.sync_interval,
+        segment_bytes: config.segment_bytes,
+        queue_records: config.queue_records as u64,
+        queue_bytes: config.queue_bytes,
+        queue_wait: config.queue_wait,
+    }
+}
+
+fn batch_limits(config: &Config) -> BatchLimits {
+    BatchLimits {
+        records: config.batch_records,
+        bytes: config.batch_bytes,
+        record: config.record_limit.max(config::READ_LIMIT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Durability;
+
+    fn client(dir: &std::path::Path) -> Client {
+        let config = Config::new("team", "app").root(dir).sender(false);
+        Client::open(config.durability(Durability::Buffered)).unwrap()
+    }
+
+    fn append(client: &Client) -> Ticket {
+        client.append(Kind::CallEnd, &json!({"end": {}})).unwrap()
+    }
+
+    #[test]
+    fn finish_and_flush_keep_their_deadlines_while_a_write_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = client(dir.path());
+        append(&client);
+        let hanging = client.inner.log.hang();
+        let (reply, answer) = mpsc::channel();
+        let other = client.clone();
+        thread::spawn(move || {
+            let flushed = other.flush(Duration::from_millis(50)).unwrap();
+            let finished = other.finish(Duration::from_millis(50));
+            reply.send((flushed, finished)).unwrap();
+        });
+        let (flushed, finished) = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!((flushed.pending, finished.pending), (1, 1));
+        drop(hanging);
+    }
+
+    #[test]
+    fn without_its_thread_a_client_goes_on_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = client(dir.path());
+        append(&client);
+        client.inner.thread.send(Message::Panic).unwrap();
+        while client.inner.thread.send(Message::Wake).is_ok() {
+            thread::yield_now();
+        }
+        while client.stats().last_error.is_none() {
+            thread::yield_now();
+        }
+        // What a buffered append leaves to the thread is written by whoever appends.
+        append(&client);
+        let log = client.inner.directory.as_ref().unwrap().logs().unwrap();
+        let log = client
+            .inner
+            .directory
+            .as_ref()
+            .unwrap()
+            .file(&log[0], crate::name::Extension::Jsonl);
+        assert_eq!(std::fs::read_to_string(log).unwrap().lines().count(), 2);
+        while client.stats().synced_bytes == 0 {
+            append(&client);
+        }
+        append(&client).wait().unwrap();
+        assert!(matches!(
+            client.flush(Duration::MAX),
+            Err(Error::Stopped(_))
+        ));
+        let receipt = client.finish(Duration::MAX);
+        assert!(receipt.pending >= 3);
+        assert!(receipt.error.unwrap().contains("panicked"));
+    }
+}

@@ -1,0 +1,304 @@
+//! Sending one batch: which requests, in which order, and the search for the bad record.
+
+use std::io;
+use std::time::Duration;
+
+use crate::batch::{Batch, Verdict};
+use crate::http::{Answer, Request};
+use crate::record::Kind;
+use crate::replay::Host;
+use crate::v2;
+use crate::window::{Bytes, length};
+
+/// How many records are refused one by one, and none accepted, before the server is believed to
+/// refuse everything.
+pub(crate) const PATIENCE: usize = 32;
+
+/// The same while it is already believed.
+pub(crate) const PATIENCE_OF_A_PROBE: usize = 2;
+
+/// Why a batch cannot be settled now.
+pub(crate) enum Stop {
+    /// The server cannot take it at the moment.
+    Retry {
+        why: String,
+        after: Option<Duration>,
+        /// The request was out and may have been applied.
+        unanswered: bool,
+    },
+    /// The configuration is wrong, not the records.
+    Pause { why: String, status: Option<u16> },
+    /// Calls that still run are not sent yet: their ends may come any moment.
+    Hold,
+    /// What belongs to a record of this batch may stand behind it.
+    Extend,
+    /// It may stand in another log.
+    Defer,
+    /// The log cannot be read.
+    Unreadable(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Unreadable(error)
+    }
+}
+
+/// A call to be sent as one: a half of it, or both halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unit {
+    pub first: usize,
+    pub second: Option<usize>,
+}
+
+/// How a group of calls becomes a request; `Err` inside: it cannot be sent at all.
+pub(crate) type Shape<'a> =
+    &'a dyn Fn(&Batch, &dyn Bytes, &[Unit]) -> io::Result<std::result::Result<Request, String>>;
+
+/// A batch on its way to the server. Verdicts are noted in the batch, so that a delivery that
+/// stops half-way goes on from there.
+pub(crate) struct Delivery<'a> {
+    pub batch: &'a mut Batch,
+    pub source: &'a dyn Bytes,
+    pub host: &'a mut dyn Host,
+    /// The project takes whole calls only.
+    pub whole_calls: &'a mut bool,
+    /// Calls of which only one half is here may wait for the other.
+    pub may_hold: bool,
+    /// Larger tables are sent in parts.
+    pub body_limit: usize,
+    /// There is more behind this batch.
+    pub may_extend: bool,
+    /// There are more logs.
+    pub may_defer: bool,
+    /// Requests sent, and how many of them were taken.
+    pub requests: u64,
+    pub taken: u64,
+    /// The server has answered something, be it a question.
+    pub answered: bool,
+    /// The server has taken something of this batch, now or before: it works.
+    pub accepts: bool,
+    pub patience: usize,
+    pub refused: usize,
+    pub last_refusal: String,
+}
+
+impl Delivery<'_> {
+    /// Objects, tables and files first, in their order; then all calls together. When this
+    /// returns `Ok`, every record has its verdict.
+    pub fn run(&mut self) -> Result<(), Stop> {
+        self.accepts = self.batch.count(|verdict| *verdict == Verdict::Delivered) > 0;
+        for index in self.batch.waiting(false) {
+            if self.is_refused_altogether() {
+                break;
+            }
+            self.single(index)?;
+        }
+        if !self.is_refused_altogether() {
+            self.all_calls()?;
+        }
+        let waiting = self.batch.count(|verdict| *verdict == Verdict::Waiting);
+        if waiting == 0 && (self.accepts || self.refused <= 1) {
+            return Ok(());
+        }
+        Err(Stop::Pause {
+            why: format!(
+                "the server refuses every record it is given, so the fault is not in the records \
+                 ({}); check that the URL is a Weave trace server",
+                self.last_refusal
+            ),
+            status: None,
+        })
+    }
+
+    fn all_calls(&mut self) -> Result<(), Stop> {
+        if !*self.whole_calls {
+            let units = self.batch.waiting(true).into_iter().map(Unit::half);
+            let units: Vec<_> = units.collect();
+            self.calls(units, &|batch, source, units| {
+                Ok(Ok(batch.halves(source, units)?))
+            })?;
+        }
+        // The answer to halves may have been that this project takes whole calls only.
+        match *self.whole_calls {
+            true => self.all_whole_calls(),
+            false => Ok(()),
+        }
+    }
+
+    fn single(&mut self, index: usize) -> Result<(), Stop> {
+        let entry = &self.batch.entries[index];
+        if entry.kind == Kind::TableCreate && length(&entry.req) > self.body_limit {
+            self.batch.entries[index].verdict = self.large_table(index)?;
+            return Ok(());
+        }
+        let verdict = match self.batch.single(self.source, index)? {
+            Ok(request) => self.send(request)?,
+            Err(reason) => unsendable(reason),
+        };
+        self.batch.entries[index].verdict = verdict;
+        Ok(())
+    }
+
+    /// Sends calls in one request; if it is refused, in halves, down to the bad ones.
+    pub fn calls(&mut self, units: Vec<Unit>, shape: Shape<'_>) -> Result<(), Stop> {
+        let mut groups = vec![units];
+        while let Some(mut group) = groups.pop() {
+            if group.is_empty() || self.group(&group, shape)? {
+                continue;
+            }
+            if *self.whole_calls && group.iter().all(|unit| unit.second.is_none()) {
+                return Ok(());
+            }
+            if !self.accepts {
+                // Does it take anything? Some one by one, from all over the group.
+                for unit in spread(&group, self.patience) {
+                    if !self.accepts {
+                        self.group(&[unit], shape)?;
+                    }
+                }
+                if !self.accepts {
+                    return Ok(());
+                }
+                group.retain(|unit| self.batch.entries[unit.first].verdict == Verdict::Waiting);
+            }
+            let right = group.split_off(group.len() / 2);
+            groups.extend([right, group]);
+        }
+        Ok(())
+    }
+
+    /// Sends a group. `false`: it is refused, and has to be looked at in parts.
+    fn group(&mut self, group: &[Unit], shape: Shape<'_>) -> Result<bool, Stop> {
+        let verdict = match shape(self.batch, self.source, group)? {
+            Ok(request) if group.len() == 1 => self.send(request)?,
+            Ok(request) => match self.exchange(request)? {
+                Verdict::Delivered => Verdict::Delivered,
+                refused => {
+                    self.remember(&refused);
+                    return Ok(false);
+                }
+            },
+            Err(_) if group.len() > 1 => return Ok(false),
+            Err(reason) => unsendable(reason),
+        };
+        if verdict == Verdict::Waiting {
+            return Ok(false);
+        }
+        for unit in group {
+            for index in [Some(unit.first), unit.second].into_iter().flatten() {
+                self.batch.entries[index].verdict = verdict.clone();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what cannot be halved: a refusal counts.
+    pub fn send(&mut self, request: Request) -> Result<Verdict, Stop> {
+        let verdict = self.exchange(request)?;
+        self.note_refusal(&verdict);
+        Ok(verdict)
+    }
+
+    /// A refusal of the record that is being sent.
+    pub fn refuse(&mut self, status: u16, detail: String) -> Verdict {
+        let verdict = refused(status, detail);
+        self.note_refusal(&verdict);
+        verdict
+    }
+
+    fn note_refusal(&mut self, verdict: &Verdict) {
+        if let Verdict::Refused { .. } = verdict {
+            self.refused += 1;
+            self.remember(verdict);
+        }
+    }
+
+    /// One request, one verdict on all that it holds; `Waiting`: it has to be sent another way.
+    fn exchange(&mut self, request: Request) -> Result<Verdict, Stop> {
+        let answer = self.ask(request);
+        if let Err(Stop::Retry { .. }) = answer {
+            self.batch.doubt();
+        }
+        match answer? {
+            Answer::Reject { detail, .. } if detail.contains(v2::REQUIRED) => {
+                *self.whole_calls = true;
+                Ok(Verdict::Waiting)
+            }
+            Answer::Reject { status, detail } => Ok(refused(status, detail)),
+            _ => {
+                self.taken += 1;
+                self.accepts = true;
+                Ok(Verdict::Delivered)
+            }
+        }
+    }
+
+    /// One request and its answer: one that delivers or rejects.
+    pub fn ask(&mut self, request: Request) -> Result<Answer, Stop> {
+        self.requests += 1;
+        self.batch.attempts = self.batch.attempts.saturating_add(1);
+        match self.host.exchange(request) {
+            Answer::Retry {
+                why,
+                after,
+                unanswered,
+            } => Err(Stop::Retry {
+                why,
+                after,
+                unanswered,
+            }),
+            Answer::Pause { why, status } => Err(Stop::Pause { why, status }),
+            answer => {
+                self.answered = true;
+                Ok(answer)
+            }
+        }
+    }
+
+    fn remember(&mut self, refusal: &Verdict) {
+        if let Verdict::Refused { reason, detail, .. } = refusal {
+            self.last_refusal = match detail.is_empty() {
+                true => reason.clone(),
+                false => format!("{reason}: {detail}"),
+            };
+        }
+    }
+
+    /// So many refused and none accepted: it is not the records.
+    fn is_refused_altogether(&self) -> bool {
+        !self.accepts && self.refused >= self.patience
+    }
+}
+
+impl Unit {
+    pub fn half(index: usize) -> Unit {
+        Unit {
+            first: index,
+            second: None,
+        }
+    }
+}
+
+fn refused(status: u16, detail: String) -> Verdict {
+    Verdict::Refused {
+        reason: format!("the server refused this record ({status})"),
+        status: Some(status),
+        detail,
+    }
+}
+
+/// A record that no request can be made of.
+pub(crate) fn unsendable(reason: String) -> Verdict {
+    Verdict::Refused {
+        reason,
+        status: None,
+        detail: String::new(),
+    }
+}
+
+/// Up to `n` members of a group, spread over it, the last one first: it may be the newest.
+fn spread(group: &[Unit], n: usize) -> Vec<Unit> {
+    let stride = group.len().div_ceil(n).max(1);
+    group.iter().rev().step_by(stride).copied().collect()
+}

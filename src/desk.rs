@@ -1,0 +1,262 @@
+//! The thread's desk: messages and answers, the log's timers, who waits for a delivery.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use crate::config::OnEvent;
+use crate::directory::Directory;
+use crate::drain::Settled;
+use crate::error::Error;
+use crate::http::{Answer, Request, Server};
+use crate::log::Log;
+use crate::replay::Host;
+use crate::report::{Event, Receipt};
+
+/// What the thread is told.
+pub(crate) enum Message {
+    /// Something was appended while it slept.
+    Wake,
+    /// Answer when everything before the position is delivered, or at the deadline.
+    Flush {
+        position: u64,
+        deadline: Instant,
+        reply: Sender<Receipt>,
+    },
+    /// Take no more records, deliver what is there until the deadline, then end.
+    Finish {
+        deadline: Instant,
+        reply: Sender<Receipt>,
+    },
+    /// End; the log is closed already.
+    Close,
+    /// A request was answered.
+    Answer(Answer),
+    /// For a test of what happens then.
+    #[cfg(test)]
+    Panic,
+}
+
+/// What the thread lets the callers know.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Board {
+    pub settled: Settled,
+    pub requests: u64,
+    pub retries: u64,
+    /// Own records that have left the log.
+    pub own_records: u64,
+    pub last_error: Option<String>,
+    pub paused: Option<String>,
+    pub next_attempt: Option<Instant>,
+}
+
+/// The thread's side of the log and the messages: everything but the replay itself.
+pub(crate) struct Desk {
+    pub log: Arc<Log>,
+    pub board: Arc<Mutex<Board>>,
+    pub directory: Option<Directory>,
+    pub server: Option<Server>,
+    pub on_event: Option<OnEvent>,
+    pub inbox: Receiver<Message>,
+    pub outbox: Sender<Message>,
+    pub flushes: Vec<Flush>,
+    pub answer: Option<Answer>,
+    pub closing: bool,
+    /// Somebody waits for a delivery: do not sit out a backoff.
+    pub hurry: bool,
+}
+
+pub(crate) struct Flush {
+    position: u64,
+    deadline: Instant,
+    reply: Sender<Receipt>,
+}
+
+impl Desk {
+    /// The one place where the thread waits: for a message, a timer of the log, a deadline.
+    pub fn wait(&mut self, until: Option<Instant>) {
+        let deadlines = self.flushes.iter().map(|flush| flush.deadline);
+        let at = deadlines.chain(until).chain(self.log.keep_time()).min();
+        let message = match at {
+            None => self
+                .inbox
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => self
+                .inbox
+                .recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        match message {
+            Ok(message) => self.serve(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.closing = true,
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            self.serve(message);
+        }
+        self.expire_flushes();
+    }
+
+    fn serve(&mut self, message: Message) {
+        match message {
+            Message::Wake => {}
+            Message::Flush {
+                position,
+                deadline,
+                reply,
+            } => {
+                if let Err(error) = self.log.sync_to(position) {
+                    self.trouble(&error);
+                }
+                self.add_flush(position, deadline, reply);
+            }
+            Message::Finish { deadline, reply } => {
+                if let Err(error) = self.log.close() {
+                    self.trouble(&error);
+                }
+                self.closing = true;
+                self.add_flush(self.log.accepted().1, deadline, reply);
+            }
+            Message::Close => self.closing = true,
+            Message::Answer(answer) => self.answer = Some(answer),
+            #[cfg(test)]
+            Message::Panic => panic!("as the test asked"),
+        }
+    }
+
+    fn add_flush(&mut self, position: u64, deadline: Instant, reply: Sender<Receipt>) {
+        self.hurry = true;
+        self.flushes.push(Flush {
+            position,
+            deadline,
+            reply,
+        });
+    }
+
+    /// Answers those whose records are delivered, and those who need not wait: without a sender,
+    /// or when the next attempt comes after the deadline.
+    pub fn answer_flushes(&mut self) {
+        let position = self.log.delivered();
+        let synced = self.log.position().synced;
+        let sends = self.server.is_some();
+        let next_attempt = self.board().next_attempt;
+        let untidy = self.closing && self.log.oldest_file().is_some();
+        let receipt = self.receipt();
+        self.flushes.retain(|flush| {
+            let too_late = next_attempt.is_some_and(|at| at > flush.deadline);
+            let delivered = position >= flush.position && !untidy;
+            let written = !sends && synced >= flush.position;
+            let done = delivered || written || too_late;
+            if done {
+                // Whoever asked may have gone away.
+                let _ = flush.reply.send(receipt.clone());
+            }
+            !done
+        });
+    }
+
+    fn expire_flushes(&mut self) {
+        let now = Instant::now();
+        if self.flushes.iter().all(|flush| flush.deadline > now) {
+            return;
+        }
+        let receipt = self.receipt();
+        self.flushes.retain(|flush| {
+            let expired = flush.deadline <= now;
+            if expired {
+                let _ = flush.reply.send(receipt.clone());
+            }
+            !expired
+        });
+    }
+
+    fn receipt(&self) -> Receipt {
+        let board = self.board().clone();
+        receipt(&self.log, &board, self.directory.as_ref())
+    }
+
+    pub fn own_position(&self, position: u64) {
+        self.log.set_delivered(position);
+    }
+
+    /// Storage failed; the records are where they were.
+    pub fn trouble(&mut self, error: &Error) {
+        let error = error.to_string();
+        let known = self.board().last_error.replace(error.clone()) == Some(error.clone());
+        if !known {
+            self.tell(Event::Degraded { error });
+        }
+    }
+
+    pub fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host for Desk {
+    fn exchange(&mut self, request: Request) -> Answer {
+        let Some(server) = self.server.clone() else {
+            return cannot_send("there is no server to send to".to_owned());
+        };
+        let outbox = self.outbox.clone();
+        let sent = thread::Builder::new()
+            .name("weave-wal-post".to_owned())
+            .spawn(move || {
+                let answer = server.send(request);
+                // The receiver outlives every request it waits for.
+                let _ = outbox.send(Message::Answer(answer));
+            });
+        if let Err(error) = sent {
+            return cannot_send(format!("cannot start a thread for the request: {error}"));
+        }
+        self.answer = None;
+        loop {
+            self.wait(None);
+            if let Some(answer) = self.answer.take() {
+                return answer;
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if let Some(handler) = &self.on_event {
+            // A handler that panics has told its own program so; the log goes on.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler(&event))) {
+                // Dropping it could panic as well.
+                std::mem::forget(payload);
+            }
+        }
+    }
+}
+
+fn cannot_send(why: String) -> Answer {
+    Answer::Retry {
+        why,
+        after: None,
+        unanswered: false,
+    }
+}
+
+/// What can be said of the records at this moment, even while storage hangs.
+pub(crate) fn receipt(log: &Log, board: &Board, directory: Option<&Directory>) -> Receipt {
+    let pending = pending(log, board);
+    Receipt {
+        delivered: board.settled.delivered,
+        pending,
+        rejected: board.settled.rejected,
+        corrupt: board.settled.corrupt,
+        dir: directory.map(|directory| directory.path().to_owned()),
+        error: board.last_error.clone().filter(|_| pending > 0),
+    }
+}
+
+/// Own records that have not left the log.
+pub(crate) fn pending(log: &Log, board: &Board) -> u64 {
+    let (records, accepted) = log.accepted();
+    match accepted > log.delivered() {
+        true => records.saturating_sub(board.own_records).max(1),
+        false => 0,
+    }
+}

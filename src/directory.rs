@@ -1,0 +1,246 @@
+//! One project's directory of log files: making it, listing it, removing what is done with.
+//!
+//! ```text
+//! <root>/<entity>/<project>/[<client>/]<stem>.jsonl        records
+//!                                      <stem>.lock         the writer's PID, flocked while it lives
+//!                                      <stem>.checkpoint   the delivered offset
+//!                                      <stem>.deadletter   refused and damaged records
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint;
+use crate::error::{IoContext, Result};
+use crate::name::{Extension, FileName, split_project};
+
+/// The name of an empty file that says how the project takes its calls.
+const WHOLE_CALLS: &str = "calls_complete";
+
+/// A directory with log files of one project.
+#[derive(Debug, Clone)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    /// Files of other writers whose sync has failed here. The kernel has marked their pages clean:
+    /// a second sync would succeed and prove nothing.
+    unsyncable: Arc<Mutex<BTreeSet<FileName>>>,
+}
+
+impl Directory {
+    /// Makes the directory and whatever is missing above it, private to the user and synced: a
+    /// record is not safe before the names on the way to it are.
+    pub fn create(path: &Path) -> Result<Directory> {
+        let mut missing = Vec::new();
+        let mut level = path;
+        while !level.is_dir() {
+            missing.push(level);
+            match level.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => level = parent,
+                _ => break,
+            }
+        }
+        for level in missing.into_iter().rev() {
+            match DirBuilder::new().mode(0o700).create(level) {
+                // Another process was quicker.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && level.is_dir() => {}
+                made => made.doing("create the directory", level)?,
+            }
+            let parent = match level.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            sync_dir(parent)?;
+        }
+        Ok(Directory::at(path))
+    }
+
+    /// A directory that is there already.
+    pub fn at(path: &Path) -> Directory {
+        Directory {
+            path: path.to_owned(),
+            unsyncable: Arc::default(),
+        }
+    }
+
+    /// Runs the sync of a file that somebody else wrote, but never again once it has failed: what
+    /// can still be read is safest on the server.
+    pub fn sync_once(&self, name: &FileName, sync: impl FnOnce() -> io::Result<()>) {
+        let mut unsyncable = self
+            .unsyncable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !unsyncable.contains(name) && sync().is_err() {
+            unsyncable.insert(name.clone());
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn file(&self, name: &FileName, extension: Extension) -> PathBuf {
+        self.path.join(name.with(extension))
+    }
+
+    /// Makes the names in this directory survive a power loss.
+    pub fn sync(&self) -> Result<()> {
+        sync_dir(&self.path)
+    }
+
+    /// Does this project take whole calls only? Learnt from an earlier answer of the server.
+    pub fn takes_whole_calls(&self) -> bool {
+        self.path.join(WHOLE_CALLS).is_file()
+    }
+
+    /// Remembers for the next start that this project takes whole calls only. If that fails, the
+    /// next start asks again.
+    pub fn remember_whole_calls(&self) {
+        let _ = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.path.join(WHOLE_CALLS));
+    }
+
+    /// The log files here, oldest first. A directory that is gone has none.
+    pub fn logs(&self) -> Result<Vec<FileName>> {
+        self.names(|extension| extension == Extension::Jsonl)
+    }
+
+    /// The dead-letter files here, oldest first.
+    pub fn dead_letters(&self) -> Result<Vec<FileName>> {
+        self.names(|extension| extension == Extension::Deadletter)
+    }
+
+    fn names(&self, wanted: impl Fn(Extension) -> bool) -> Result<Vec<FileName>> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.doing("list", &self.path)?,
+        };
+        let mut names = BTreeSet::new();
+        for entry in entries {
+            let entry = entry.doing("list", &self.path)?;
+            // What is not a plain file was not written by a log: never opened, never removed.
+            if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                continue;
+            }
+            if let Some((name, extension)) = FileName::parse(&entry.file_name()) {
+                if wanted(extension) {
+                    names.insert(name);
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Removes a log file that is drained to its end, and what stands beside it.
+    ///
+    /// The `.jsonl` goes first and for good, so that no crash leaves records without the
+    /// checkpoint that says they are delivered. The `.deadletter` stays.
+    pub fn remove(&self, name: &FileName) -> Result<()> {
+        let log = self.file(name, Extension::Jsonl);
+        remove_file(&log)?;
+        self.sync()?;
+        let checkpoint = self.file(name, Extension::Checkpoint);
+        remove_file(&checkpoint::temporary(&checkpoint))?;
+        remove_file(&checkpoint)?;
+        remove_file(&self.file(name, Extension::Lock))
+    }
+}
+
+/// Where the logs of one project are. A project can have several such directories: Python's
+/// client adds a level below the project, named after a hash of the API key.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub entity: String,
+    pub project: String,
+    pub directory: Directory,
+}
+
+/// Every directory with log or dead-letter files below a root, in the order of their names.
+pub(crate) fn places(root: &Path) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    if !root.exists() {
+        return Ok(places);
+    }
+    for (entity, entity_path) in subdirectories(root)? {
+        for (project, project_path) in subdirectories(&entity_path)? {
+            let clients = subdirectories(&project_path)?
+                .into_iter()
+                .map(|(_, path)| path);
+            for path in std::iter::once(project_path).chain(clients) {
+                let directory = Directory::at(&path);
+                let is_log =
+                    |extension| matches!(extension, Extension::Jsonl | Extension::Deadletter);
+                if !directory.names(is_log)?.is_empty() {
+                    places.push(Place {
+                        entity: entity.clone(),
+                        project: project.clone(),
+                        directory,
+                    });
+                }
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// The files of one sort below a root, of all projects or of one (`entity/project`).
+pub(crate) fn files(
+    root: &Path,
+    project: Option<&str>,
+    extension: Extension,
+) -> Result<Vec<PathBuf>> {
+    let wanted = project.map(split_project).transpose()?;
+    let mut files = Vec::new();
+    for place in places(root)? {
+        let is_wanted = |(entity, project): &(String, String)| {
+            (entity, project) == (&place.entity, &place.project)
+        };
+        if wanted.as_ref().is_none_or(is_wanted) {
+            let names = place.directory.names(|found| found == extension)?;
+            files.extend(
+                names
+                    .iter()
+                    .map(|name| place.directory.file(name, extension)),
+            );
+        }
+    }
+    Ok(files)
+}
+
+fn subdirectories(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.doing("list", path)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.doing("list", path)?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push((name, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.doing("remove", path),
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .doing("sync the directory", path)
+}

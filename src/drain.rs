@@ -1,0 +1,343 @@
+//! One log being delivered: read from its checkpoint, settled batch by batch, removed at its end.
+
+mod burial;
+pub(crate) mod file;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::file::{LogFile, begins_with_checksum, line_start};
+use crate::batch::{Batch, BatchLimits, End, Verdict};
+use crate::checkpoint;
+use crate::directory::Directory;
+use crate::error::{Error, IoContext, Result};
+use crate::lock::{self, Writer};
+use crate::log::Log;
+use crate::name::{Extension, FileName};
+use crate::report::Event;
+use crate::segment::{self, SyncedEnd};
+use crate::window::Bytes;
+
+/// A log with the right to deliver it.
+pub(crate) struct Drain {
+    source: Source,
+    /// Everything before it is delivered or in the dead-letter file.
+    offset: u64,
+    /// The batch that is under way, with what is known of its records.
+    pub batch: Option<Batch>,
+    /// What stands before it may have been sent, by us or by somebody who died over it, without
+    /// an answer. However much that was: another process may send larger batches.
+    doubtful_until: u64,
+    /// Since when calls without an end have been held back.
+    pub held_since: Option<Instant>,
+    /// There are more logs: what belongs to a record of this one may be in them.
+    pub may_defer: bool,
+}
+
+enum Source {
+    File(LogFile),
+    Memory(Arc<Log>),
+}
+
+/// What one settled batch came to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub delivered: u64,
+    pub rejected: u64,
+    pub corrupt: u64,
+    /// Records in the batch.
+    pub records: u64,
+}
+
+impl std::ops::AddAssign for Settled {
+    fn add_assign(&mut self, more: Settled) {
+        self.delivered += more.delivered;
+        self.rejected += more.rejected;
+        self.corrupt += more.corrupt;
+        self.records += more.records;
+    }
+}
+
+impl Drain {
+    /// Takes the drain lock of a log file and finds where to begin. `None`: it is gone, or
+    /// somebody else delivers it.
+    pub fn open(directory: &Directory, name: &FileName, ours: bool) -> Result<Option<Drain>> {
+        let path = directory.file(name, Extension::Jsonl);
+        let Some(file) = lock::drain(&path, ours)? else {
+            return Ok(None);
+        };
+        let checkpoint = checkpoint::read(&directory.file(name, Extension::Checkpoint));
+        let ours = ours || begins_with_checksum(&file).doing("read", &path)?;
+        let size = file.metadata().doing("read", &path)?.len();
+        // Beyond the end of a dead file nothing is pending; beyond that of a live one it is
+        // nonsense, and what is written from now on must not be taken for delivered.
+        let is_nonsense =
+            checkpoint > size && matches!(lock::writer(directory, name, ours)?, Writer::Alive);
+        let offset = match is_nonsense {
+            true => 0,
+            false => line_start(&file, checkpoint).doing("read", &path)?,
+        };
+        Ok(Some(Drain {
+            source: Source::File(LogFile {
+                directory: directory.clone(),
+                name: name.clone(),
+                file,
+                ours,
+                writer: None,
+                synced: 0,
+            }),
+            offset,
+            batch: None,
+            doubtful_until: size,
+            held_since: None,
+            may_defer: false,
+        }))
+    }
+
+    /// Delivers what is in memory.
+    pub fn memory(log: Arc<Log>) -> Drain {
+        Drain {
+            source: Source::Memory(log),
+            offset: 0,
+            batch: None,
+            doubtful_until: 0,
+            held_since: None,
+            may_defer: false,
+        }
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub fn name(&self) -> Option<&FileName> {
+        match &self.source {
+            Source::File(log) => Some(&log.name),
+            Source::Memory(_) => None,
+        }
+    }
+
+    /// How far an own file may be read.
+    pub fn own_end(end: SyncedEnd, is_sealed: bool) -> End {
+        End {
+            offset: end.offset(),
+            is_final: is_sealed,
+        }
+    }
+
+    /// Everything before `offset` is known to be delivered.
+    pub fn skip_to(&mut self, offset: u64) {
+        if self.batch.is_none() {
+            self.offset = self.offset.max(offset);
+        }
+    }
+
+    /// How far a file that somebody else wrote may be read: to its end if the writer is gone, to
+    /// its last newline if not. What may be read is synced here first, for nobody else may have.
+    pub fn foreign_end(&mut self) -> Result<End> {
+        let end = self.end()?;
+        if let Source::File(log) = &mut self.source {
+            log.sync(self.offset, end.offset);
+        }
+        Ok(end)
+    }
+
+    /// The same where nothing is going to be read: an own file is synced by its log alone.
+    fn end(&mut self) -> Result<End> {
+        let offset = self.offset;
+        match &mut self.source {
+            Source::File(log) => log.end(offset),
+            Source::Memory(_) => Ok(End {
+                offset,
+                is_final: false,
+            }),
+        }
+    }
+
+    /// Reads the next batch, unless one is under way.
+    pub fn fill(&mut self, end: End, limits: &BatchLimits) -> Result<&mut Batch> {
+        if self.batch.is_none() {
+            self.batch = Some(self.read_batch(self.offset, end, limits)?);
+        }
+        Ok(self.batch.get_or_insert_default())
+    }
+
+    /// Reads the records from `start` on.
+    pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> Result<Batch> {
+        let mut batch = Batch::read(self.bytes(), start, end, limits)
+            .map_err(|error| self.read_error(error))?;
+        for entry in &mut batch.entries {
+            entry.is_doubtful = entry.line.start < self.doubtful_until;
+        }
+        if let Source::File(log) = &mut self.source {
+            log.ours |= batch.checksummed;
+        }
+        Ok(batch)
+    }
+
+    /// An answer was lost: if the batch is read anew, it is still in doubt.
+    pub fn doubt(&mut self) {
+        let end = self.batch.as_ref().map_or(0, |batch| batch.end);
+        self.doubtful_until = self.doubtful_until.max(end);
+    }
+
+    /// Does the project take whole calls only, as far as is known on disk?
+    pub fn takes_whole_calls(&self) -> bool {
+        match &self.source {
+            Source::File(log) => log.directory.takes_whole_calls(),
+            Source::Memory(_) => false,
+        }
+    }
+
+    /// Remembers on disk that the project takes whole calls only.
+    pub fn remember_whole_calls(&self) {
+        if let Source::File(log) = &self.source {
+            log.directory.remember_whole_calls();
+        }
+    }
+
+    pub fn bytes(&self) -> &dyn Bytes {
+        match &self.source {
+            Source::File(log) => &log.file,
+            Source::Memory(log) => &**log,
+        }
+    }
+
+    /// Puts what was refused or damaged into the dead-letter file, then moves the checkpoint past
+    /// the batch. Whatever fails here, the batch stays and is settled again.
+    pub fn settle(&mut self, end: End, tell: &mut dyn FnMut(Event)) -> Result<Settled> {
+        let Some(batch) = &self.batch else {
+            return Ok(Settled::default());
+        };
+        let events = match batch.is_buried {
+            true => Vec::new(),
+            false => self.with_space(batch, || self.bury(batch))?,
+        };
+        // If the checkpoint fails, no letter is written twice.
+        if let Some(batch) = &mut self.batch {
+            batch.is_buried = true;
+        }
+        events.into_iter().for_each(&mut *tell);
+        let Some(batch) = &self.batch else {
+            return Ok(Settled::default());
+        };
+        let settled = Settled {
+            delivered: batch.count(|verdict| *verdict == Verdict::Delivered),
+            rejected: batch.count(|verdict| matches!(verdict, Verdict::Refused { .. })),
+            corrupt: batch.damages.len() as u64,
+            records: batch.entries.len() as u64,
+        };
+        let settled_end = batch.end;
+        let written = match &self.source {
+            Source::File(log) => {
+                let path = log.directory.file(&log.name, Extension::Checkpoint);
+                self.with_space(batch, || checkpoint::write(&path, settled_end))
+            }
+            Source::Memory(log) => {
+                log.release_memory(settled_end, settled.records);
+                Ok(())
+            }
+        };
+        match written {
+            // A hole in the place of what is delivered says so as well as a checkpoint does, and a
+            // file that ends here is removed next.
+            Err(error)
+                if error.is_no_space()
+                    && (self.give_back(settled_end) || self.ends_at(settled_end, end)?) => {}
+            written => written?,
+        }
+        self.offset = settled_end;
+        self.batch = None;
+        self.held_since = None;
+        if settled.delivered > 0 {
+            tell(Event::Delivered {
+                records: settled.delivered,
+            });
+        }
+        Ok(settled)
+    }
+
+    /// Is this the end of a file that nobody will ever write to again?
+    fn ends_at(&mut self, offset: u64, known: End) -> Result<bool> {
+        let end = match known.is_final {
+            true => known,
+            // Only by now may it be clear who wrote it, and so whether the writer is gone.
+            false => self.end()?,
+        };
+        Ok(end.is_final && offset >= end.offset)
+    }
+
+    /// Writes something beside the log; on a full disk once more, after what is delivered has
+    /// given its space back.
+    fn with_space<T>(&self, batch: &Batch, write: impl Fn() -> Result<T>) -> Result<T> {
+        match write() {
+            Err(error) if error.is_no_space() && self.give_back(batch.gone_until()) => write(),
+            result => result,
+        }
+    }
+
+    /// Gives the space of what is delivered back.
+    fn give_back(&self, end: u64) -> bool {
+        let Source::File(log) = &self.source else {
+            return false;
+        };
+        let path = log.directory.file(&log.name, Extension::Jsonl);
+        let punch = || -> io::Result<bool> {
+            match lock::open_plain(&path, OpenOptions::new().read(true).write(true))? {
+                Some(file) if lock::still_names(&path, &log.file)? => {
+                    segment::give_back(&file, end).map(|()| true)
+                }
+                _ => Ok(false),
+            }
+        };
+        punch().unwrap_or(false)
+    }
+
+    /// Removes a foreign file, if it is delivered to its end and its writer is gone for good.
+    pub fn remove_foreign(mut self) -> Result<bool> {
+        let end = self.end()?;
+        if !end.is_final || self.offset < end.offset {
+            return Ok(false);
+        }
+        self.remove()?;
+        Ok(true)
+    }
+
+    /// Removes an own file that takes no more lines and is delivered to its end.
+    pub fn remove(self) -> Result<()> {
+        match &self.source {
+            Source::File(log) => log.directory.remove(&log.name),
+            Source::Memory(_) => Ok(()),
+        }
+    }
+
+    fn read(&self, start: u64, end: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; (end - start) as usize];
+        let n = self
+            .bytes()
+            .read_at(&mut bytes, start)
+            .map_err(|error| self.read_error(error))?;
+        bytes.truncate(n);
+        Ok(bytes)
+    }
+
+    pub fn read_error(&self, error: io::Error) -> Error {
+        let path = self.path(Extension::Jsonl).unwrap_or_default();
+        Error::from_io("read", &path, error)
+    }
+
+    fn path(&self, extension: Extension) -> Option<std::path::PathBuf> {
+        match &self.source {
+            Source::File(log) => Some(log.directory.file(&log.name, extension)),
+            Source::Memory(_) => None,
+        }
+    }
+}
+
+impl Bytes for Log {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(self.read_memory(buffer, offset))
+    }
+}

@@ -1,0 +1,290 @@
+//! Looking at logs without touching them: what is there, what is pending, what is damaged.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::batch::{Batch, BatchLimits, End};
+use crate::checkpoint;
+use crate::config;
+use crate::deadletter;
+use crate::directory::{Directory, Place, files, places};
+use crate::drain::file::line_start;
+use crate::error::{Error, IoContext, Result};
+use crate::lock::{self, Writer, open_plain};
+use crate::name::{Extension, FileName};
+use crate::record::{Fault, Kind};
+use crate::window::Bytes;
+
+/// A record is read back whatever limit its writer had, as long as it fits in memory.
+const LIMITS: BatchLimits = BatchLimits {
+    records: 1_000,
+    bytes: 1 << 20,
+    record: config::READ_LIMIT,
+};
+
+/// What is in the logs of one project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProjectStatus {
+    /// The entity (team or user).
+    pub entity: String,
+    /// The project.
+    pub project: String,
+    /// The directory; a project has one more for each API key that Python's client used.
+    pub dir: PathBuf,
+    /// Its log files, oldest first.
+    pub files: Vec<FileStatus>,
+    /// Records that are not delivered yet.
+    pub pending_records: u64,
+    /// Bytes that are not delivered yet.
+    pub pending_bytes: u64,
+    /// Lines in its dead-letter files.
+    pub dead_records: u64,
+}
+
+/// What is in one log file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileStatus {
+    /// The file's name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// How much of it is delivered.
+    pub delivered_bytes: u64,
+    /// Good records behind that.
+    pub pending_records: u64,
+    /// Is there a process that may still write to it?
+    pub writer_alive: bool,
+    /// When it was begun, if its name tells.
+    pub begun: Option<SystemTime>,
+}
+
+/// Something that stands in a log file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Item {
+    /// A good record.
+    Record {
+        /// Where its line begins, in bytes.
+        offset: u64,
+        /// What it is.
+        kind: Kind,
+        /// The request, its bytes as they stand in the file.
+        req: String,
+    },
+    /// A damaged place.
+    Damage {
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// How long it is, in bytes.
+        bytes: u64,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At the file's first byte.
+    Start,
+    /// Behind what is delivered.
+    Checkpoint,
+}
+
+/// What is below a root, project by project. Takes no lock that a writer or a sender would miss.
+///
+/// # Errors
+/// [`Error::Io`] if a directory cannot be listed or a file cannot be read.
+pub fn status(root: &Path) -> Result<Vec<ProjectStatus>> {
+    places(root)?.iter().map(project_status).collect()
+}
+
+/// The log files below a root, of all projects or of one (`entity/project`), oldest first within
+/// each directory.
+///
+/// # Errors
+/// [`Error::Config`] if the project is not of that form, [`Error::Io`] if a directory cannot be
+/// listed.
+pub fn logs(root: &Path, project: Option<&str>) -> Result<Vec<PathBuf>> {
+    files(root, project, Extension::Jsonl)
+}
+
+/// Reads a log file and hands each record and each damaged place to `see`, in file order within
+/// each stretch of about 1 MiB; memory stays bounded by the largest record. `see` returns whether
+/// to go on. The unfinished last line of a file whose writer is alive is no damage.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read; whatever `see` returns.
+pub fn read(path: &Path, from: From, see: &mut dyn FnMut(Item) -> Result<bool>) -> Result<()> {
+    let Some(file) = open_plain(path, OpenOptions::new().read(true)).doing("open", path)? else {
+        let error = io::Error::new(io::ErrorKind::NotFound, "there is no such plain file");
+        return Err(Error::from_io("open", path, error));
+    };
+    let log = Log::of(path, file);
+    let start = match from {
+        From::Start => 0,
+        From::Checkpoint => log.checkpoint(),
+    };
+    log.scan(start, &mut |file, batch| {
+        for damage in &batch.damages {
+            let item = Item::Damage {
+                offset: damage.place.start,
+                bytes: damage.place.end - damage.place.start,
+                fault: damage.fault.clone(),
+            };
+            if !see(item)? {
+                return Ok(false);
+            }
+        }
+        for entry in &batch.entries {
+            let item = Item::Record {
+                offset: entry.line.start,
+                kind: entry.kind,
+                req: text(file, &entry.req).doing("read", path)?,
+            };
+            if !see(item)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
+/// How many good records of a file are not delivered.
+pub(crate) fn pending_records(directory: &Directory, name: &FileName) -> Result<u64> {
+    let path = directory.file(name, Extension::Jsonl);
+    let Some(file) = open_plain(&path, OpenOptions::new().read(true)).doing("open", &path)? else {
+        return Ok(0);
+    };
+    Log::of(&path, file).pending()
+}
+
+/// How many bytes of a file are not delivered.
+pub(crate) fn pending_bytes(directory: &Directory, name: &FileName) -> Result<u64> {
+    let path = directory.file(name, Extension::Jsonl);
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        found => {
+            let checkpoint = checkpoint::read(&directory.file(name, Extension::Checkpoint));
+            Ok(found
+                .doing("look at", &path)?
+                .len()
+                .saturating_sub(checkpoint))
+        }
+    }
+}
+
+fn project_status(place: &Place) -> Result<ProjectStatus> {
+    let directory = &place.directory;
+    let mut files = Vec::new();
+    for name in directory.logs()? {
+        files.extend(file_status(directory, &name)?);
+    }
+    let letters = directory.dead_letters()?;
+    let count = |name| deadletter::count(&directory.file(name, Extension::Deadletter));
+    let pending_bytes = |file: &FileStatus| file.bytes.saturating_sub(file.delivered_bytes);
+    Ok(ProjectStatus {
+        entity: place.entity.clone(),
+        project: place.project.clone(),
+        dir: directory.path().to_owned(),
+        pending_records: files.iter().map(|file| file.pending_records).sum(),
+        pending_bytes: files.iter().map(pending_bytes).sum(),
+        dead_records: letters.iter().map(count).sum(),
+        files,
+    })
+}
+
+/// `None`: it was removed while we looked.
+fn file_status(directory: &Directory, name: &FileName) -> Result<Option<FileStatus>> {
+    let path = directory.file(name, Extension::Jsonl);
+    let Some(file) = open_plain(&path, OpenOptions::new().read(true)).doing("open", &path)? else {
+        return Ok(None);
+    };
+    let bytes = file.metadata().doing("look at", &path)?.len();
+    let log = Log::of(&path, file);
+    Ok(Some(FileStatus {
+        name: name.with(Extension::Jsonl).to_string_lossy().into_owned(),
+        bytes,
+        delivered_bytes: log.checkpoint().min(bytes),
+        pending_records: log.pending()?,
+        writer_alive: log.writer_alive,
+        begun: begun(name),
+    }))
+}
+
+/// A name of the form `{time_ns:020}_…` tells when its file was begun.
+fn begun(name: &FileName) -> Option<SystemTime> {
+    let name = name.to_string();
+    let nanos = name.split_once('_')?.0.parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
+}
+
+struct Log<'a> {
+    path: &'a Path,
+    file: File,
+    writer_alive: bool,
+}
+
+impl Log<'_> {
+    fn of(path: &Path, file: File) -> Log<'_> {
+        Log {
+            path,
+            file,
+            writer_alive: writer_alive(path),
+        }
+    }
+
+    fn checkpoint(&self) -> u64 {
+        let checkpoint = checkpoint::read(&self.path.with_extension("checkpoint"));
+        // What cannot be read here is reported by the one who reads on.
+        line_start(&self.file, checkpoint).unwrap_or(checkpoint)
+    }
+
+    fn pending(&self) -> Result<u64> {
+        let mut pending = 0;
+        self.scan(self.checkpoint(), &mut |_, batch| {
+            pending += batch.entries.len() as u64;
+            Ok(true)
+        })?;
+        Ok(pending)
+    }
+
+    fn scan(&self, start: u64, see: &mut dyn FnMut(&File, &Batch) -> Result<bool>) -> Result<()> {
+        let size = self.file.metadata().doing("look at", self.path)?.len();
+        let end = End {
+            offset: size,
+            is_final: !self.writer_alive,
+        };
+        let mut at = start;
+        while at < size {
+            let batch = Batch::read(&self.file, at, end, &LIMITS).doing("read", self.path)?;
+            if batch.end == at || !see(&self.file, &batch)? {
+                break;
+            }
+            at = batch.end;
+        }
+        Ok(())
+    }
+}
+
+/// A file that is in no log directory, a copy perhaps, has no writer.
+fn writer_alive(path: &Path) -> bool {
+    let name = path.file_name().and_then(FileName::parse);
+    let (Some((name, _)), Some(parent)) = (name, path.parent()) else {
+        return false;
+    };
+    let writer = lock::writer(&Directory::at(parent), &name, false);
+    matches!(writer, Ok(Writer::Alive))
+}
+
+fn text(file: &File, range: &Range<u64>) -> io::Result<String> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    let n = Bytes::read_at(file, &mut bytes, range.start)?;
+    bytes.truncate(n);
+    String::from_utf8(bytes).map_err(io::Error::other)
+}

@@ -1,0 +1,172 @@
+//! One directory of logs among those that a sender delivers: which file is next, which is waited
+//! for.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::batch::{BatchLimits, End};
+use crate::config;
+use crate::directory::Directory;
+use crate::drain::{Drain, Settled};
+use crate::error::{Error, Result};
+use crate::name::{Extension, FileName};
+use crate::replay::{Host, Progress, Replay};
+use crate::report::Event;
+
+/// One directory of logs, and the state of sending its project.
+pub(crate) struct Lane {
+    pub directory: Directory,
+    pub replay: Replay,
+    pub drain: Option<Drain>,
+    /// How far the open file is delivered in this run.
+    end: Option<End>,
+    pub todo: Vec<FileName>,
+    /// Held by another process, or not to be had: looked at again.
+    pub skipped: Vec<FileName>,
+    pub error: Option<String>,
+    /// Files that have let the others go first.
+    deferred: BTreeSet<FileName>,
+}
+
+/// What one step of a lane came to.
+pub(crate) enum Outcome {
+    Settled(Settled),
+    Blocked,
+    Done,
+}
+
+impl Lane {
+    pub fn new(directory: Directory) -> Lane {
+        let limits = BatchLimits {
+            records: config::BATCH_RECORDS,
+            bytes: config::BATCH_BYTES,
+            record: config::READ_LIMIT,
+        };
+        Lane {
+            directory,
+            replay: Replay::new(limits),
+            drain: None,
+            end: None,
+            todo: Vec::new(),
+            skipped: Vec::new(),
+            error: None,
+            deferred: BTreeSet::new(),
+        }
+    }
+
+    /// The files that this run has not delivered.
+    pub fn unfinished(&self) -> impl Iterator<Item = &FileName> {
+        let open = self.drain.as_ref().and_then(Drain::name);
+        open.into_iter().chain(&self.skipped).chain(&self.todo)
+    }
+
+    /// Sends one batch of the oldest file that has one.
+    pub fn step(&mut self, desk: &mut dyn Host) -> Outcome {
+        if self
+            .replay
+            .next_attempt()
+            .is_some_and(|at| at > Instant::now())
+        {
+            return Outcome::Blocked;
+        }
+        loop {
+            let (Some(drain), Some(end)) = (&mut self.drain, self.end) else {
+                match self.open_next() {
+                    true => continue,
+                    false => return Outcome::Done,
+                }
+            };
+            // While starts are held back, their ends may have come.
+            let end = match drain.held_since {
+                Some(_) => *self.end.insert(drain.foreign_end().unwrap_or(end)),
+                None => end,
+            };
+            let stepped = self.replay.step(drain, end, desk);
+            if let Some(error) = self.replay.take_error() {
+                self.error = Some(error);
+            }
+            let removed = match stepped {
+                Ok(Progress::Settled(settled)) => return Outcome::Settled(settled),
+                Ok(Progress::Blocked) => {
+                    // While our configuration is wrong, somebody with a better one may deliver.
+                    if self.replay.paused().is_some() && drain.batch.is_none() {
+                        self.skip_current();
+                    }
+                    return Outcome::Blocked;
+                }
+                Ok(Progress::Idle) => self.close_current(),
+                Ok(Progress::Deferred) => {
+                    self.deferred.extend(drain.name().cloned());
+                    self.skip_current();
+                    Ok(())
+                }
+                Err(error) if drain.batch.is_some() => {
+                    // Perhaps it is delivered and only the checkpoint failed: kept, so that it is
+                    // settled again and not sent again.
+                    self.trouble(error, desk);
+                    return Outcome::Done;
+                }
+                Err(error) => {
+                    self.skip_current();
+                    Err(error)
+                }
+            };
+            if let Err(error) = removed {
+                self.trouble(error, desk);
+            }
+        }
+    }
+
+    /// Opens the next file that can be had. `false`: there is none.
+    fn open_next(&mut self) -> bool {
+        while !self.todo.is_empty() {
+            let name = self.todo.remove(0);
+            let opened = Drain::open(&self.directory, &name, false).and_then(|drain| match drain {
+                Some(mut drain) => drain.foreign_end().map(|end| Some((drain, end))),
+                None => Ok(None),
+            });
+            match opened {
+                Ok(Some((mut drain, end))) => {
+                    drain.may_defer = !self.todo.is_empty() && !self.deferred.contains(&name);
+                    self.drain = Some(drain);
+                    self.end = Some(end);
+                    return true;
+                }
+                // Perhaps another sender has it; perhaps it is gone by now.
+                Ok(None) => {
+                    if self.directory.file(&name, Extension::Jsonl).is_file() {
+                        self.skipped.push(name);
+                    }
+                }
+                Err(error) => {
+                    self.error = Some(error.to_string());
+                    self.skipped.push(name);
+                }
+            }
+        }
+        false
+    }
+
+    /// The open file is delivered as far as it reached: removes it, if nobody writes to it.
+    fn close_current(&mut self) -> Result<()> {
+        self.end = None;
+        match self.drain.take() {
+            Some(drain) => drain.remove_foreign().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn skip_current(&mut self) {
+        self.end = None;
+        if let Some(name) = self.drain.take().as_ref().and_then(Drain::name) {
+            self.skipped.push(name.clone());
+        }
+    }
+
+    fn trouble(&mut self, error: Error, desk: &mut dyn Host) {
+        let error = error.to_string();
+        if self.error.replace(error.clone()).as_ref() != Some(&error) {
+            desk.tell(Event::Degraded { error });
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Who may do what with a log file: the writer lock and the drain lock.
+//!
+//! *Writer lock:* `flock` on the `.lock`, for as long as the writer lives. *Drain lock:* `flock`
+//! on the `.jsonl`, held by whoever delivers it. They are independent, so that a sidecar can
+//! deliver a file that is still being written.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::directory::Directory;
+use crate::error::{IoContext, Result};
+use crate::name::{Extension, FileName};
+use crate::sys;
+
+/// Opens a file that others may have planted: never through a link, never waiting on a FIFO.
+pub(crate) fn open_plain(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
+    let opened = options
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Ok(None),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::ELOOP)
+                || error.raw_os_error() == Some(libc::ENXIO) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Does this path still name this open file? Between open and lock it may have been removed, or
+/// removed and made again.
+pub(crate) fn still_names(path: &Path, file: &File) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok(held.nlink() > 0 && named.ino() == held.ino() && named.dev() == held.dev()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a `flock` on a file of our own; where the file system knows none, goes on without.
+pub(crate) fn flock_if_supported(file: &File) -> io::Result<bool> {
+    match sys::try_flock(file) {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOLCK | libc::ENOTSUP | libc::ENOSYS)
+            ) =>
+        {
+            Ok(true)
+        }
+        answer => answer,
+    }
+}
+
+/// Opens a log file and takes its drain lock.
+///
+/// `None`: it is gone, no plain file, or somebody else is delivering it. Where the file system
+/// knows no `flock`, only files that are `ours` are touched; others are an error.
+pub(crate) fn drain(path: &Path, ours: bool) -> Result<Option<File>> {
+    let open = || {
+        let Some(file) = open_plain(path, OpenOptions::new().read(true))? else {
+            return Ok(None);
+        };
+        let held = if ours {
+            flock_if_supported(&file)?
+        } else {
+            sys::try_flock(&file)?
+        };
+        Ok((held && still_names(path, &file)?).then_some(file))
+    };
+    open().doing("lock", path)
+}
+
+/// What is known of a log file's writer.
+pub(crate) enum Writer {
+    /// It lives and may append at any time.
+    Alive,
+    /// It is gone. While this is held no other process comes to another conclusion about it.
+    Gone {
+        /// The `.lock`, flocked; `None` if there is none.
+        _lock: Option<File>,
+    },
+}
+
+/// Finds out about the writer of a log file whose drain lock the caller holds.
+///
+/// Our own writers hold a `flock`. Python's write their PID and no more, so a file without a
+/// `flock` also counts as live while that process exists; `ours` says that the file is known to
+/// come from a writer with a `flock`, whose PID then means nothing any more.
+pub(crate) fn writer(directory: &Directory, name: &FileName, ours: bool) -> Result<Writer> {
+    let path = directory.file(name, Extension::Lock);
+    let look = || {
+        let Some(mut lock) = open_plain(&path, OpenOptions::new().read(true))? else {
+            return Ok(Writer::Gone { _lock: None });
+        };
+        if !sys::try_flock(&lock)? {
+            return Ok(Writer::Alive);
+        }
+        let mut pid = String::new();
+        // What cannot be read as a PID is a writer that died before it wrote it.
+        let _ = (&mut lock).take(32).read_to_string(&mut pid);
+        let pid = pid.trim().parse().unwrap_or(0);
+        if !ours && sys::process_exists(pid) {
+            return Ok(Writer::Alive);
+        }
+        Ok(Writer::Gone { _lock: Some(lock) })
+    };
+    look().doing("look at the lock", &path)
+}

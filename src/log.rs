@@ -1,0 +1,492 @@
+//! The log: what callers append to, what is written, what is synced.
+//!
+//! One mutex holds the open segment, a buffer of whole lines and three positions. It is never
+//! held across the network, nor across an fsync of healthy storage. There is one commit path;
+//! callers and the client's thread all turn the same crank:
+//!
+//! - [`Log::append`] copies a line into the buffer and, unless it may stay *buffered*, writes the
+//!   buffer out before it lets go of the mutex.
+//! - [`Log::sync_to`] makes one of those who wait the leader; it syncs for all, the others follow.
+//!
+//! Positions count the bytes of all lines ever accepted, across files: a ticket stays valid when
+//! its record is moved to a new file after a failed sync.
+
+mod commit;
+mod recover;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Durability;
+use crate::directory::Directory;
+use crate::error::{Error, Result};
+use crate::name::FileName;
+use crate::record::Line;
+use crate::segment::{Segment, SyncedEnd};
+
+/// How large the buffer may grow before the one who fills it writes it out.
+const WRITE_PIECE: usize = 1 << 20;
+
+/// How long a buffered line stays in memory while there is traffic.
+const NAP: Duration = Duration::from_millis(1);
+
+/// How long the thread waits before it tries storage again that has failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// What the log is told once.
+pub(crate) struct Limits {
+    pub durability: Durability,
+    pub sync_interval: Duration,
+    pub segment_bytes: u64,
+    pub queue_records: u64,
+    pub queue_bytes: usize,
+    pub queue_wait: Duration,
+}
+
+/// The log of one client, shared by its callers and its thread.
+pub(crate) struct Log {
+    state: Mutex<State>,
+    /// Something was synced, delivered or has failed: whoever waits looks again.
+    changed: Condvar,
+    /// Records and bytes accepted, as in the state: for those who must not wait for its mutex,
+    /// which is held while a write hangs.
+    accepted_records: AtomicU64,
+    accepted: AtomicU64,
+    /// The position before which everything has left the log.
+    delivered: AtomicU64,
+    limits: Limits,
+    /// Where the files are; `None`: in memory only.
+    directory: Option<Directory>,
+    /// Wakes the client's thread from an unlimited sleep.
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// One of the client's own files, as the thread that delivers it sees it.
+#[derive(Clone)]
+pub(crate) struct OwnFile {
+    pub name: FileName,
+    /// Where it begins in the log.
+    pub base: u64,
+    /// How far it may be sent.
+    pub end: SyncedEnd,
+    /// It takes no more records.
+    pub sealed: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// The file that takes the next line.
+    current: Option<Segment>,
+    /// The file before it, while it is synced for the last time.
+    sealing: Option<Segment>,
+    /// Files that take no more lines, oldest first, until the thread has delivered them.
+    sealed: Vec<OwnFile>,
+    /// Files whose sync failed and whose lines are not safe anywhere else yet.
+    failed: Vec<Segment>,
+    /// The lines behind those that the running sync covers; `[..written]` are in the file.
+    recent: Vec<u8>,
+    /// Where `recent` begins in the log.
+    recent_start: u64,
+    written: usize,
+    /// The lines that the running sync covers. Kept in memory, because after a failed sync the
+    /// page cache cannot be trusted.
+    in_flight: Vec<u8>,
+    sync_running: bool,
+    /// The system lets the current file grow no more.
+    is_full: bool,
+    accepted: u64,
+    synced: u64,
+    accepted_records: u64,
+    synced_records: u64,
+    released_records: u64,
+    /// When the oldest line that is not synced was accepted.
+    oldest: Option<Instant>,
+    failure: Option<Error>,
+    closed: bool,
+    /// The thread sleeps without a timer for this log.
+    thread_sleeps: bool,
+    /// Up to where the thread knows that lines are synced.
+    shown: u64,
+    /// The thread is gone: no timer will ever write or sync anything.
+    unattended: bool,
+}
+
+/// Counts for statistics, taken in one moment.
+pub(crate) struct Position {
+    pub records: u64,
+    pub accepted: u64,
+    pub synced: u64,
+    pub queued: u64,
+}
+
+impl Log {
+    /// Opens a log with a first file, or in memory if there is no directory.
+    pub fn open(
+        directory: Option<Directory>,
+        limits: Limits,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Log> {
+        let current = match &directory {
+            Some(directory) => Some(Segment::create(directory, 0)?),
+            None => None,
+        };
+        Ok(Log {
+            state: Mutex::new(State {
+                current,
+                ..State::default()
+            }),
+            changed: Condvar::new(),
+            accepted_records: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            limits,
+            directory,
+            wake,
+        })
+    }
+
+    /// Accepts one line; with `Written` it is in the file when this returns, with `Synced` it is
+    /// on the disk. Returns the position behind it.
+    pub fn append(&self, line: &Line<'_>) -> Result<u64> {
+        let mut state = self.with_room(line.len())?;
+        line.push_to(&mut state.recent);
+        let must_write = self.limits.durability != Durability::Buffered
+            || state.recent.len() - state.written >= WRITE_PIECE
+            || state.unattended;
+        if must_write {
+            let mut written = self.write_out(&mut state);
+            while let (Err(error), true) = (&written, state.is_full) {
+                // This file is as large as the system lets it be: the line goes to the next one.
+                state.take_back(line.len());
+                let full = state.current_name();
+                state = self.rotate(state)?;
+                if state.closed {
+                    return Err(Error::Closed);
+                }
+                if state.current_name() == full {
+                    // There is no next one to be had.
+                    return Err(error.clone());
+                }
+                line.push_to(&mut state.recent);
+                written = self.write_out(&mut state);
+            }
+            if let Err(error) = written {
+                // Only this line is refused; what was accepted before stays in the buffer.
+                state.take_back(line.len());
+                return Err(error);
+            }
+        }
+        state.accepted += line.len() as u64;
+        state.accepted_records += 1;
+        let end = state.accepted;
+        self.accepted_records
+            .store(state.accepted_records, Ordering::Release);
+        self.accepted.store(end, Ordering::Release);
+        if state.oldest.is_none() {
+            state.oldest = Some(Instant::now());
+        }
+        let overdue = state.unattended
+            && state
+                .oldest
+                .is_some_and(|oldest| oldest.elapsed() >= self.limits.sync_interval);
+        let wake = std::mem::take(&mut state.thread_sleeps);
+        drop(state);
+        if wake {
+            (self.wake)();
+        }
+        if self.limits.durability == Durability::Synced {
+            self.sync_to(end)?;
+        } else if overdue {
+            // In the thread's place. The record is accepted; whoever waits for a sync meets the error.
+            let _ = self.sync_to(end);
+        }
+        Ok(end)
+    }
+
+    /// The thread is gone: from now on whoever appends writes, and syncs when it is time.
+    pub fn leave_unattended(&self) {
+        self.lock().unattended = true;
+    }
+
+    /// Returns when everything up to `position` is synced, doing it here if nobody else is.
+    pub fn sync_to(&self, position: u64) -> Result<()> {
+        let mut state = self.lock();
+        while state.synced < position {
+            if !state.sync_running {
+                state = match self.lead_sync(state) {
+                    Ok(state) => state,
+                    // Perhaps it is only what came later that could not be written.
+                    Err(_) if self.lock().synced >= position => return Ok(()),
+                    Err(error) => return Err(error),
+                };
+                continue;
+            }
+            state = self.wait(state);
+            if let Some(error) = state.failure.clone().filter(|_| state.synced < position) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is only buffered, unless a write is on already. Whoever syncs meets the error.
+    pub fn write_if_free(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            let _ = self.write_out(&mut state);
+        }
+    }
+
+    /// Syncs everything accepted so far.
+    pub fn sync(&self) -> Result<()> {
+        let position = self.lock().accepted;
+        self.sync_to(position)
+    }
+
+    /// The thread's share: writes what is only buffered, syncs what is due. Returns when to come
+    /// back; `None` promises that the next append, or the end of a running sync, wakes the thread.
+    pub fn keep_time(&self) -> Option<Instant> {
+        let mut state = self.lock();
+        if state.synced > state.shown {
+            // A caller may have synced it since the thread last looked for what it can send.
+            state.shown = state.synced;
+            return Some(Instant::now());
+        }
+        let Some(oldest) = state.oldest else {
+            state.thread_sleeps = true;
+            return None;
+        };
+        let now = Instant::now();
+        let due = oldest + self.limits.sync_interval;
+        // An error stays with the lines: whoever appends or syncs next meets it and reports it.
+        if now >= due && !state.sync_running {
+            let synced = self.lead_sync(state).is_ok();
+            return Some(if synced { now } else { now + AFTER_FAILURE });
+        }
+        if self.write_out(&mut state).is_err() {
+            return Some(now + AFTER_FAILURE);
+        }
+        Some(match self.limits.durability {
+            Durability::Buffered => now + NAP,
+            _ => due.max(now + NAP),
+        })
+    }
+
+    /// Takes no more lines; what was accepted is synced and the writer lock let go. If that fails,
+    /// the file stays open until the thread's timer has succeeded.
+    pub fn close(&self) -> Result<()> {
+        self.lock().closed = true;
+        let mut synced = self.sync();
+        let mut state = self.lock();
+        while state.sync_running {
+            state = self.wait(state);
+        }
+        if state.current.as_ref().is_some_and(Segment::is_gone) {
+            synced = self.recover(&mut state, recover::removed());
+        }
+        state.seal_the_last();
+        drop(state);
+        self.changed.notify_all();
+        synced
+    }
+
+    /// Records and bytes accepted so far.
+    pub fn accepted(&self) -> (u64, u64) {
+        let records = self.accepted_records.load(Ordering::Acquire);
+        (records, self.accepted.load(Ordering::Acquire))
+    }
+
+    /// The position before which everything has left the log.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Acquire)
+    }
+
+    pub fn set_delivered(&self, position: u64) {
+        self.delivered.fetch_max(position, Ordering::AcqRel);
+    }
+
+    /// Holds what a write that hangs holds.
+    #[cfg(test)]
+    pub fn hang(&self) -> impl Drop + '_ {
+        self.lock()
+    }
+
+    pub fn position(&self) -> Position {
+        let state = self.lock();
+        Position {
+            records: state.accepted_records,
+            accepted: state.accepted,
+            synced: state.synced,
+            queued: (state.recent.len() + state.in_flight.len()) as u64,
+        }
+    }
+
+    pub fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
+    }
+
+    /// The oldest own file that is not delivered to its end yet.
+    pub fn oldest_file(&self) -> Option<OwnFile> {
+        let state = self.lock();
+        if let Some(file) = state.sealed.first() {
+            return Some(file.clone());
+        }
+        let open = [state.failed.first(), state.sealing.as_ref()];
+        let segment = open.into_iter().flatten().next();
+        let segment = segment.or(state.current.as_ref())?;
+        Some(OwnFile {
+            name: segment.name().clone(),
+            base: segment.base,
+            end: synced_end(segment, state.synced),
+            sealed: false,
+        })
+    }
+
+    /// The client's own files, which are not leftovers.
+    pub fn is_own(&self, name: &FileName) -> bool {
+        let state = self.lock();
+        let open = [&state.current, &state.sealing];
+        open.into_iter().flatten().any(|open| open.name() == name)
+            || state.failed.iter().any(|failed| failed.name() == name)
+            || state.sealed.iter().any(|sealed| &sealed.name == name)
+    }
+
+    /// An own file is delivered to its end and removed.
+    pub fn forget(&self, name: &FileName) {
+        self.lock().sealed.retain(|file| &file.name != name);
+    }
+
+    /// Memory storage: copies lines from `position` on; returns how many bytes.
+    pub fn read_memory(&self, buffer: &mut [u8], position: u64) -> usize {
+        let state = self.lock();
+        let start = position.saturating_sub(state.recent_start) as usize;
+        let bytes = state.recent.get(start..).unwrap_or_default();
+        let n = bytes.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&bytes[..n]);
+        n
+    }
+
+    /// Memory storage: forgets the lines before `position`, which are delivered or refused.
+    pub fn release_memory(&self, position: u64, records: u64) {
+        let mut state = self.lock();
+        state.drop_before(position);
+        state.released_records += records;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits, within the limit, until the queue can take `len` more bytes.
+    fn with_room(&self, len: usize) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        let mut since = None;
+        loop {
+            if state.closed {
+                return Err(Error::Closed);
+            }
+            if let Some(error) = state.failure.clone() {
+                self.recover(&mut state, error)?;
+            }
+            let bytes = state.recent.len() + state.in_flight.len();
+            let records = match self.directory {
+                Some(_) => state.accepted_records - state.synced_records,
+                None => state.accepted_records - state.released_records,
+            };
+            let fits =
+                bytes + len <= self.limits.queue_bytes && records < self.limits.queue_records;
+            if fits || bytes == 0 {
+                return Ok(state);
+            }
+            if self.directory.is_some() && !state.sync_running {
+                // Storage is slower than the callers: the one who finds the queue full syncs.
+                state = self.lead_sync(state)?;
+                continue;
+            }
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            let Some(left) = self.limits.queue_wait.checked_sub(waited) else {
+                let cause = state.failure.clone().map(Into::into);
+                return Err(Error::QueueFull { waited, cause });
+            };
+            if self.directory.is_none() && state.synced < state.accepted {
+                // Let the thread have what is here before its timer.
+                state.mark_synced();
+                drop(state);
+                (self.wake)();
+                state = self.lock();
+                continue;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// There is something new to send.
+    fn tell_thread(&self, state: &mut State) {
+        if std::mem::take(&mut state.thread_sleeps) {
+            (self.wake)();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn current_name(&self) -> Option<FileName> {
+        self.current.as_ref().map(|current| current.name().clone())
+    }
+
+    /// Takes the last line out of the buffer, which was not accepted.
+    fn take_back(&mut self, len: usize) {
+        let before = self.recent.len().saturating_sub(len);
+        self.recent.truncate(before);
+        self.written = self.written.min(before);
+    }
+
+    /// Hands a file that takes no more lines to the thread; `synced` is the log's position.
+    fn seal(&mut self, segment: &Segment, synced: u64) {
+        self.sealed.push(OwnFile {
+            name: segment.name().clone(),
+            base: segment.base,
+            end: synced_end(segment, synced),
+            sealed: true,
+        });
+    }
+
+    /// In a closed log the file is done when everything is synced.
+    fn seal_the_last(&mut self) {
+        if self.closed && self.synced == self.accepted {
+            let synced = self.synced;
+            if let Some(segment) = self.current.take() {
+                self.seal(&segment, synced);
+            }
+        }
+    }
+
+    /// Lines before `position` need not be kept in memory any more.
+    fn drop_before(&mut self, position: u64) {
+        let n = position.saturating_sub(self.recent_start) as usize;
+        self.recent.drain(..n);
+        self.written = self.written.saturating_sub(n);
+        self.recent_start += n as u64;
+    }
+
+    fn mark_synced(&mut self) {
+        self.synced = self.accepted;
+        self.synced_records = self.accepted_records;
+        self.oldest = None;
+    }
+}
+
+fn synced_end(segment: &Segment, synced: u64) -> SyncedEnd {
+    SyncedEnd::new(synced.saturating_sub(segment.base).min(segment.len()))
+}

@@ -1,0 +1,110 @@
+//! When a file has failed: its lines go to another one.
+
+use std::time::Instant;
+
+use super::{Log, State};
+use crate::directory::Directory;
+use crate::error::{Error, Result};
+use crate::name::FileName;
+use crate::segment::Segment;
+
+impl Log {
+    /// If somebody has removed the file that is being written, writes what is not delivered of it
+    /// to a new one. `false`: it is not so.
+    pub fn replace_missing(&self, name: &FileName) -> Result<bool> {
+        let mut state = self.lock();
+        while state.sync_running {
+            state = self.wait(state);
+        }
+        match &state.current {
+            Some(current) if current.name() == name && current.is_gone() => {}
+            _ => return Ok(false),
+        }
+        let replaced = self.recover(&mut state, removed());
+        drop(state);
+        self.changed.notify_all();
+        replaced.map(|()| true)
+    }
+
+    /// After a failed sync, or when a file can take no more: writes everything that is not synced
+    /// to a new file and syncs that. The old file is never synced again.
+    ///
+    /// If that fails as well, the lines stay in memory, `failure` is set, and every call tries
+    /// again. The mutex is held: until this is settled nobody could be told anything true.
+    pub(super) fn recover(&self, state: &mut State, cause: Error) -> Result<()> {
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        let mut lines = std::mem::take(&mut state.in_flight);
+        lines.append(&mut state.recent);
+        state.recent = lines;
+        state.recent_start = state.synced;
+        state.written = 0;
+        let given_up = [state.sealing.take(), state.current.take()];
+        state.failed.extend(given_up.into_iter().flatten());
+        let (gone, failed): (Vec<_>, Vec<_>) = std::mem::take(&mut state.failed)
+            .into_iter()
+            .partition(Segment::is_gone);
+
+        match self.rewrite(directory, state, &gone) {
+            Ok(mut segment) => {
+                segment.name_synced = true;
+                let synced = state.synced;
+                gone.into_iter().for_each(Segment::abandon);
+                for mut failed in failed {
+                    // If it cannot be cut, the lines are sent twice: better than not at all.
+                    let _ = failed.cut(synced.saturating_sub(failed.base).min(failed.len()));
+                    state.seal(&failed, synced);
+                }
+                state.written = state.recent.len();
+                state.current = Some(segment);
+                // A line that is being appended right now is in the file, but not accepted yet.
+                state.drop_before(state.accepted);
+                state.mark_synced();
+                state.failure = None;
+                state.is_full = false;
+                state.seal_the_last();
+                Ok(())
+            }
+            Err(_) => {
+                state.failed = gone.into_iter().chain(failed).collect();
+                state.failed.sort_by_key(|failed| failed.base);
+                let failure = match cause {
+                    Error::Degraded(_) => cause,
+                    cause => Error::Degraded(cause.into()),
+                };
+                state.failure = Some(failure.clone());
+                state.oldest.get_or_insert_with(Instant::now);
+                Err(failure)
+            }
+        }
+    }
+
+    /// A new file with every line that is not synced. What was synced to a file that somebody has
+    /// removed, and is not delivered yet, goes before them.
+    fn rewrite(&self, directory: &Directory, state: &State, gone: &[Segment]) -> Result<Segment> {
+        let synced = state.synced;
+        let lost = gone.iter().find(|gone| gone.base < synced);
+        let start = lost.map_or(synced, |lost| lost.base.max(self.delivered()).min(synced));
+        // The directory may be gone as well.
+        let directory = Directory::create(directory.path())?;
+        let mut segment = Segment::create(&directory, start)?;
+        let mut fill = || {
+            if let Some(lost) = lost {
+                segment.append_from(lost, start - lost.base, synced - lost.base)?;
+            }
+            segment.append(&state.recent).map_err(|failed| failed.error)
+        };
+        match fill().and_then(|()| segment.sync_handle().sync()) {
+            Ok(()) => Ok(segment),
+            Err(error) => {
+                segment.discard();
+                Err(error)
+            }
+        }
+    }
+}
+
+pub(super) fn removed() -> Error {
+    Error::Stopped("somebody has removed the file that is written to".to_owned())
+}

@@ -1,0 +1,291 @@
+//! Sending what is in a log: the three classes of failure, and the search for the bad record.
+//!
+//! - *Transient* (no connection, 5xx and the like): the same records again, with exponential
+//!   backoff and full jitter, for ever.
+//! - *Paused* (wrong key, wrong URL): all is kept, a probe goes out at a slow pace.
+//! - *Rejected* (400, 422 and the like): the batch is halved until the bad record stands alone.
+//!   If the server refuses whatever it is given, the fault is not in the records: pause.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+use crate::batch::{Batch, BatchLimits, End, Verdict};
+use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop};
+use crate::drain::{Drain, Settled};
+use crate::error::Result;
+use crate::http::{Answer, Request};
+use crate::report::Event;
+use crate::sys;
+
+/// After so many requests in a row without an answer a batch is perhaps too much at once.
+const TOO_OFTEN: u32 = 3;
+
+/// How long a call that still runs is held back where a start sent alone costs a request of its
+/// own: most calls have ended by then.
+const HOLD: Duration = Duration::from_secs(2);
+
+/// What the replay needs of the thread that it runs on.
+pub(crate) trait Host {
+    /// Sends a request and returns its answer, however long that takes.
+    fn exchange(&mut self, request: Request) -> Answer;
+    /// Passes something on that somebody may want to know.
+    fn tell(&mut self, event: Event);
+}
+
+/// What one step came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There is nothing to send.
+    Idle,
+    /// A batch has left the log.
+    Settled(Settled),
+    /// Nothing can be sent before [`Replay::next_attempt`].
+    Blocked,
+    /// Other logs first.
+    Deferred,
+}
+
+/// The state of sending to one server.
+pub(crate) struct Replay {
+    limits: BatchLimits,
+    /// Fewer records than the limit when larger batches are not answered.
+    records: usize,
+    /// Requests in a row that were out and came to no answer.
+    unanswered: u32,
+    transient: Backoff,
+    probe: Backoff,
+    next_attempt: Option<Instant>,
+    /// The server itself has said when to come back.
+    retry_after: bool,
+    paused: Option<String>,
+    /// Somebody waits: hold nothing back.
+    hurried: bool,
+    /// The project takes whole calls only; `None`: not looked yet.
+    whole_calls: Option<bool>,
+    last_error: Option<String>,
+    requests: u64,
+    retries: u64,
+}
+
+impl Replay {
+    pub fn new(limits: BatchLimits) -> Replay {
+        Replay {
+            records: limits.records,
+            unanswered: 0,
+            limits,
+            transient: Backoff::new(Duration::from_millis(250), Duration::from_secs(30)),
+            probe: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
+            next_attempt: None,
+            retry_after: false,
+            paused: None,
+            hurried: false,
+            whole_calls: None,
+            last_error: None,
+            requests: 0,
+            retries: 0,
+        }
+    }
+
+    /// When the next request may go out; `None`: at once.
+    pub fn next_attempt(&self) -> Option<Instant> {
+        self.next_attempt
+    }
+
+    /// Why nothing is sent until somebody has looked at the configuration.
+    pub fn paused(&self) -> Option<&str> {
+        self.paused.as_deref()
+    }
+
+    /// What has failed since this was last asked.
+    pub fn take_error(&mut self) -> Option<String> {
+        self.last_error.take()
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    pub fn retries(&self) -> u64 {
+        self.retries
+    }
+
+    /// Sends and settles one batch of a log.
+    pub fn step(&mut self, drain: &mut Drain, end: End, host: &mut dyn Host) -> Result<Progress> {
+        if drain.batch.is_none() && end.offset <= drain.offset() {
+            return Ok(Progress::Idle);
+        }
+        let limits = BatchLimits {
+            records: self.records,
+            ..self.limits
+        };
+        drain.fill(end, &limits)?;
+        let Some(mut batch) = drain.batch.take() else {
+            return Ok(Progress::Idle);
+        };
+        if batch.end == drain.offset() {
+            return Ok(Progress::Idle);
+        }
+        let mut may_extend = batch.end < end.offset;
+        let ran = loop {
+            match self.deliver(&mut batch, drain, end, may_extend, host) {
+                Err(Stop::Extend) => match drain.read_batch(batch.end, end, &limits) {
+                    Ok(more) => {
+                        let enough = batch.entries.len() >= 2 * limits.records;
+                        may_extend = batch.extend(more) && batch.end < end.offset && !enough;
+                    }
+                    Err(error) => {
+                        drain.batch = Some(batch);
+                        return Err(error);
+                    }
+                },
+                ran => break ran,
+            }
+        };
+        drain.batch = Some(batch);
+        match ran {
+            Ok(()) => {}
+            Err(Stop::Unreadable(error)) => {
+                // It is not what it was when the batch was read: the next one is read anew.
+                drain.doubt();
+                drain.batch = None;
+                return Err(drain.read_error(error));
+            }
+            Err(Stop::Defer) => return Ok(Progress::Deferred),
+            Err(stop) => {
+                self.block(stop, drain, host);
+                return Ok(Progress::Blocked);
+            }
+        }
+        let settled = drain.settle(end, &mut |event| host.tell(event))?;
+        Ok(Progress::Settled(settled))
+    }
+
+    fn deliver(
+        &mut self,
+        batch: &mut Batch,
+        drain: &Drain,
+        end: End,
+        may_extend: bool,
+        host: &mut dyn Host,
+    ) -> std::result::Result<(), Stop> {
+        let knew = *self
+            .whole_calls
+            .get_or_insert_with(|| drain.takes_whole_calls());
+        let mut whole_calls = knew;
+        // More is waiting behind this batch, or nothing will ever come: no end to wait for.
+        let is_last = batch.end >= end.offset && !end.is_final;
+        let held = drain
+            .held_since
+            .is_some_and(|since| since.elapsed() >= HOLD);
+        let mut delivery = Delivery {
+            source: drain.bytes(),
+            batch,
+            host,
+            whole_calls: &mut whole_calls,
+            may_hold: is_last && !held && !self.hurried,
+            body_limit: self.limits.bytes,
+            may_extend,
+            may_defer: drain.may_defer,
+            requests: 0,
+            taken: 0,
+            answered: false,
+            accepts: false,
+            patience: match self.paused {
+                Some(_) => PATIENCE_OF_A_PROBE,
+                None => PATIENCE,
+            },
+            refused: 0,
+            last_refusal: String::new(),
+        };
+        let ran = delivery.run();
+        let (taken, answered) = (delivery.taken, delivery.answered);
+        self.requests += delivery.requests;
+        self.hurried = false;
+        if taken > 0 {
+            self.recovered(host);
+        }
+        if answered {
+            self.transient.reset();
+            self.unanswered = 0;
+        }
+        if whole_calls && !knew {
+            self.whole_calls = Some(true);
+            drain.remember_whole_calls();
+        }
+        ran
+    }
+
+    /// Tries again at once, unless the server itself has said when.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
+        if !self.retry_after {
+            self.next_attempt = None;
+        }
+    }
+
+    fn recovered(&mut self, host: &mut dyn Host) {
+        self.transient.reset();
+        self.unanswered = 0;
+        self.probe.reset();
+        self.next_attempt = None;
+        self.records = (self.records.saturating_mul(2)).min(self.limits.records);
+        if self.paused.take().is_some() {
+            host.tell(Event::Resumed);
+        }
+    }
+
+    /// Notes when to go on, and what of the batch is worth keeping until then.
+    fn block(&mut self, stop: Stop, drain: &mut Drain, host: &mut dyn Host) {
+        // Without randomness all jitter is at its longest, which is still a backoff.
+        let random = sys::random().map_or(u64::MAX, u64::from_le_bytes);
+        match stop {
+            Stop::Retry {
+                why,
+                after,
+                unanswered,
+            } => {
+                self.retries += 1;
+                drain.doubt();
+                let backoff = self.transient.next(random);
+                self.retry_after = after.is_some();
+                let after = after.map_or(backoff, |after| after.max(backoff));
+                self.next_attempt = Some(Instant::now() + after);
+                self.last_error = Some(why.clone());
+                self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
+                if self.unanswered >= TOO_OFTEN {
+                    let untouched = |batch: &mut Batch| {
+                        batch.count(|verdict| *verdict != Verdict::Waiting) == 0
+                    };
+                    if let Some(batch) = drain.batch.take_if(untouched) {
+                        self.records = (batch.entries.len() / 2).max(1);
+                    }
+                }
+                host.tell(Event::Retrying { why, after });
+            }
+            Stop::Pause { why, .. } => {
+                self.retries += 1;
+                self.retry_after = false;
+                self.next_attempt = Some(Instant::now() + self.probe.next(random));
+                self.last_error = Some(why.clone());
+                // What was accepted one by one is remembered; the rest is read anew, together
+                // with what has come since.
+                drain.batch.take_if(nothing_delivered);
+                if self.paused.replace(why.clone()).as_ref() != Some(&why) {
+                    host.tell(Event::Paused { why });
+                }
+            }
+            Stop::Hold => {
+                let since = *drain.held_since.get_or_insert_with(Instant::now);
+                self.next_attempt = Some(since + HOLD);
+                // Read anew with what has come since, the ends may be among it.
+                drain.batch.take_if(nothing_delivered);
+            }
+            // These have been seen to.
+            Stop::Unreadable(_) | Stop::Extend | Stop::Defer => {}
+        }
+    }
+}
+
+fn nothing_delivered(batch: &mut Batch) -> bool {
+    batch.count(|verdict| *verdict == Verdict::Delivered) == 0
+}

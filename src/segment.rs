@@ -1,0 +1,325 @@
+//! One log file being written: created by one writer, appended to, synced, never reopened.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::checkpoint;
+use crate::directory::Directory;
+use crate::error::{Error, IoContext, Result};
+use crate::lock::{flock_if_supported, still_names};
+use crate::name::{Extension, FileName};
+use crate::sys;
+
+/// How often a name is tried again when a scanner was in the way.
+const ATTEMPTS: usize = 8;
+
+/// The file that is being written, with the writer lock that says so.
+pub(crate) struct Segment {
+    directory: Directory,
+    name: FileName,
+    file: Arc<File>,
+    /// Held, never read: its `flock` is the writer lock.
+    _lock: File,
+    /// Where this file begins, counted in bytes of all that the client ever accepted.
+    pub base: u64,
+    /// Bytes of whole, good lines in the file.
+    len: u64,
+    /// The file's name is known to survive a power loss.
+    pub name_synced: bool,
+    size_is_limited: bool,
+}
+
+/// An offset in a log file before which everything is on the disk: the only kind of offset up to
+/// which a file may be sent, so that a checkpoint never points past what survives a power loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SyncedEnd(u64);
+
+impl SyncedEnd {
+    /// Only for those who have just seen the sync succeed.
+    pub fn new(offset: u64) -> SyncedEnd {
+        SyncedEnd(offset)
+    }
+
+    pub fn offset(self) -> u64 {
+        self.0
+    }
+}
+
+/// Why an append failed, and in which state that leaves the file.
+pub(crate) struct AppendError {
+    pub error: Error,
+    /// The file still ends in a whole line. If not, it can take no more.
+    pub intact: bool,
+    /// Bytes of whole lines that came in all the same.
+    pub written: usize,
+}
+
+impl Segment {
+    /// Creates the next file. Its `.lock` is there and held before the `.jsonl` can be seen.
+    pub fn create(directory: &Directory, base: u64) -> Result<Segment> {
+        for _ in 0..ATTEMPTS {
+            let name = fresh_name(directory)?;
+            let lock_path = directory.file(&name, Extension::Lock);
+            let lock = new_file()
+                .open(&lock_path)
+                .doing("create the lock file", &lock_path)?;
+            let created = Self::create_locked(directory, &name, lock, base);
+            match created {
+                Ok(Some(segment)) => return Ok(segment),
+                // A scanner took the new `.lock` for an orphan; nobody was harmed.
+                Ok(None) => continue,
+                Err(error) => {
+                    // Best effort: an orphan without records does no harm.
+                    let _ = std::fs::remove_file(&lock_path);
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::from_io(
+            "create a log file in",
+            directory.path(),
+            io::Error::other("its lock file is removed by somebody again and again"),
+        ))
+    }
+
+    fn create_locked(
+        directory: &Directory,
+        name: &FileName,
+        mut lock: File,
+        base: u64,
+    ) -> Result<Option<Segment>> {
+        let lock_path = directory.file(name, Extension::Lock);
+        let hold = |lock: &mut File| {
+            if !flock_if_supported(lock)? {
+                return Ok(false);
+            }
+            write!(lock, "{}", std::process::id())?;
+            still_names(&lock_path, lock)
+        };
+        if !hold(&mut lock).doing("lock", &lock_path)? {
+            return Ok(None);
+        }
+        let path = directory.file(name, Extension::Jsonl);
+        // Readable as well: if somebody removes it, what is in it is copied to another.
+        let file = new_file()
+            .read(true)
+            .append(true)
+            .open(&path)
+            .doing("create the log file", &path)?;
+        if !still_names(&lock_path, &lock).doing("lock", &lock_path)? {
+            let _ = std::fs::remove_file(&path);
+            return Ok(None);
+        }
+        Ok(Some(Segment {
+            directory: directory.clone(),
+            name: name.clone(),
+            file: Arc::new(file),
+            _lock: lock,
+            base,
+            len: 0,
+            name_synced: false,
+            size_is_limited: sys::file_size_is_limited(),
+        }))
+    }
+
+    pub fn name(&self) -> &FileName {
+        &self.name
+    }
+
+    /// Bytes of whole lines in the file.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Writes whole lines to the end of the file.
+    ///
+    /// If that fails half-way, the whole lines that came in stay: a sender may have seen them, and
+    /// what it has seen must not change any more.
+    pub fn append(&mut self, lines: &[u8]) -> std::result::Result<(), AppendError> {
+        let written = if self.size_is_limited {
+            sys::without_sigxfsz(|| (&*self.file).write_all(lines))
+        } else {
+            (&*self.file).write_all(lines)
+        };
+        match written {
+            Ok(()) => {
+                self.len += lines.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                let size = self.file.metadata().map_or(self.len, |file| file.len());
+                let there = (size.saturating_sub(self.len) as usize).min(lines.len());
+                let newline = lines[..there].iter().rposition(|&byte| byte == b'\n');
+                let written = newline.map_or(0, |at| at + 1);
+                self.len += written as u64;
+                Err(AppendError {
+                    error: Error::from_io("write to", &self.path(), error),
+                    intact: self.file.set_len(self.len).is_ok(),
+                    written,
+                })
+            }
+        }
+    }
+
+    /// On a full disk: gives the space of what is delivered back, by whomever. `false`: nothing is.
+    pub fn give_back(&self) -> bool {
+        let checkpoint = self.directory.file(&self.name, Extension::Checkpoint);
+        let delivered = checkpoint::read(&checkpoint).min(self.len);
+        give_back(&self.file, delivered).is_ok()
+    }
+
+    /// Has somebody removed the file, so that nobody else will ever find it?
+    pub fn is_gone(&self) -> bool {
+        is_gone(&self.file, &self.path())
+    }
+
+    /// Leaves a file behind that is gone, or has a name elsewhere that is somebody else's affair.
+    pub fn abandon(self) {
+        // Best effort: a `.lock` without a log means nothing.
+        let _ = std::fs::remove_file(self.directory.file(&self.name, Extension::Lock));
+    }
+
+    /// Copies what stands in another file between two offsets to the end of this one.
+    pub fn append_from(&mut self, other: &Segment, mut from: u64, to: u64) -> Result<()> {
+        let mut chunk = vec![0; 1 << 20];
+        while from < to {
+            let part = &mut chunk[..(to - from).min(1 << 20) as usize];
+            let read = other.file.read_exact_at(part, from);
+            read.doing("read", &other.path())?;
+            self.append(part).map_err(|failed| failed.error)?;
+            from += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Cuts the file back to `len` bytes, after what stood behind was written elsewhere.
+    pub fn cut(&mut self, len: u64) -> Result<()> {
+        let cut = || match self.file.metadata()?.len() > len {
+            true => self.file.set_len(len),
+            false => Ok(()),
+        };
+        cut().doing("truncate", &self.path())?;
+        self.len = len;
+        Ok(())
+    }
+
+    /// What it takes to sync this file without holding anything else meanwhile.
+    pub fn sync_handle(&self) -> SyncHandle {
+        SyncHandle {
+            file: Arc::clone(&self.file),
+            directory: self.directory.clone(),
+            name: self.name.clone(),
+            name_synced: self.name_synced,
+        }
+    }
+
+    /// Takes the file back, when nothing that is in it is needed.
+    pub fn discard(self) {
+        // Best effort: an empty or half-written file is dealt with by whoever finds it.
+        let _ = self.file.set_len(0);
+        let _ = std::fs::remove_file(self.path());
+        let _ = std::fs::remove_file(self.directory.file(&self.name, Extension::Lock));
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.file(&self.name, Extension::Jsonl)
+    }
+}
+
+/// Syncs a segment's content, and its name if need be.
+pub(crate) struct SyncHandle {
+    file: Arc<File>,
+    directory: Directory,
+    name: FileName,
+    name_synced: bool,
+}
+
+impl SyncHandle {
+    pub fn sync(&self) -> Result<()> {
+        let path = || self.directory.file(&self.name, Extension::Jsonl);
+        if let Err(error) = self.file.sync_data() {
+            return Err(Error::from_io("sync", &path(), error));
+        }
+        if !self.name_synced {
+            self.directory.sync()?;
+        }
+        if is_gone(&self.file, &path()) {
+            let gone = io::Error::new(
+                io::ErrorKind::NotFound,
+                "somebody has removed the file while it was written to",
+            );
+            return Err(Error::from_io("sync", &path(), gone));
+        }
+        Ok(())
+    }
+}
+
+/// Punches a hole into a log where it is delivered: readers skip its NUL bytes. The newline before
+/// `end` stays, so that no reader takes the hole for the start of the next line.
+pub(crate) fn give_back(file: &File, end: u64) -> io::Result<()> {
+    let mut newline = [0];
+    if end > 1 {
+        file.read_exact_at(&mut newline, end - 1)?;
+    }
+    // A checkpoint may point anywhere; a line that is not delivered whole is not delivered.
+    match newline == *b"\n" {
+        true => sys::punch_hole(file, end - 1),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn is_gone(file: &File, path: &Path) -> bool {
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    file.metadata().is_ok_and(|file| file.nlink() == 0)
+        || std::fs::symlink_metadata(path).is_err_and(is_missing)
+}
+
+fn fresh_name(directory: &Directory) -> Result<FileName> {
+    let random = sys::random().doing("name a log file in", directory.path())?;
+    // A clock before 1970 is as good as any: the order of names is only advice.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    Ok(FileName::new(nanos, random))
+}
+
+/// Private, new, and not through somebody's link.
+fn new_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_delivered_lines_are_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::at(dir.path());
+        let mut segment = Segment::create(&directory, 0).unwrap();
+        assert!(segment.append(b"{\"a\":1}\n{\"b\":2}\n").is_ok());
+        let checkpoint = directory.file(segment.name(), Extension::Checkpoint);
+        for (delivered, expected) in [
+            (0, &b"{\"a\":1}\n{\"b\":2}\n"[..]),
+            (1, b"{\"a\":1}\n{\"b\":2}\n"),
+            (11, b"{\"a\":1}\n{\"b\":2}\n"),
+            (8, b"\0\0\0\0\0\0\0\n{\"b\":2}\n"),
+            (u64::MAX, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\n"),
+        ] {
+            checkpoint::write(&checkpoint, delivered).unwrap();
+            segment.give_back();
+            assert_eq!(std::fs::read(segment.path()).unwrap(), expected);
+        }
+    }
+}

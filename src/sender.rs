@@ -1,0 +1,332 @@
+//! Delivering everything below a root, whoever wrote it: the rescue of what others left behind.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::directory::{Place, places};
+use crate::drain::{Drain, Settled};
+use crate::environment;
+use crate::error::Result;
+use crate::http::{Answer, Request, Server};
+use crate::inspect;
+use crate::lane::{Lane, Outcome};
+use crate::name::split_project;
+use crate::replay::Host;
+use crate::report::Event;
+
+/// How often a stop, the deadline and new files are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often the directories are searched while watching.
+const SEARCH: Duration = Duration::from_millis(500);
+
+/// How long a request in flight may still be answered after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Delivers the logs below a root, on the thread that calls [`run`](Self::run).
+///
+/// Files that are still being written, by this crate or by Weave's Python client, are delivered
+/// up to their last whole line and left where they are. Files that another process delivers at
+/// the moment are waited for.
+pub struct Sender {
+    root: PathBuf,
+    only: Option<(String, String)>,
+    server: Server,
+    lanes: BTreeMap<PathBuf, Lane>,
+    done: Settled,
+}
+
+/// How long [`Sender::run`] goes on.
+#[derive(Debug, Clone)]
+pub struct Until<'a> {
+    /// Go on with what is written from now on. Default: false.
+    pub watch: bool,
+    /// The end of the whole run, whatever is left. Default: none.
+    pub deadline: Option<Instant>,
+    /// Without `watch`: how long nothing may be delivered before the run ends. Default: 30 s.
+    pub patience: Duration,
+    /// Ends the run when it becomes true; a request in flight gets 5 s to be answered.
+    pub stop: &'a AtomicBool,
+}
+
+impl<'a> Until<'a> {
+    /// Until everything that is there now is delivered, or `stop`.
+    pub fn drained(stop: &'a AtomicBool) -> Until<'a> {
+        Until {
+            watch: false,
+            deadline: None,
+            patience: Duration::from_secs(30),
+            stop,
+        }
+    }
+}
+
+/// What a run of the [`Sender`] came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Records that the server has taken.
+    pub delivered: u64,
+    /// Records that are still in the logs.
+    pub pending: u64,
+    /// Records that the server refused; they are in dead-letter files.
+    pub rejected: u64,
+    /// Damaged places; they are in dead-letter files.
+    pub corrupt: u64,
+    /// Requests sent, failed ones included.
+    pub requests: u64,
+    /// Why sending is paused: the configuration is wrong.
+    pub paused: Option<String>,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
+}
+
+impl Summary {
+    /// Is nothing left, and was nothing refused or damaged?
+    pub fn is_complete(&self) -> bool {
+        self.pending == 0 && self.rejected == 0 && self.corrupt == 0
+    }
+}
+
+impl Sender {
+    /// A sender for what is below `.weave/wal`, to `server`.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if the URL or the key cannot be used.
+    pub fn new(server: &str, api_key: Option<&str>) -> Result<Sender> {
+        Ok(Sender {
+            root: PathBuf::from(config::DEFAULT_ROOT),
+            only: None,
+            server: Server::new(server, api_key, config::REQUEST_TIMEOUT)?,
+            lanes: BTreeMap::new(),
+            done: Settled::default(),
+        })
+    }
+
+    /// A sender with the root, the server and the key from the environment, as
+    /// [`Config::from_env`](crate::Config::from_env) takes them; `server` goes before it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and for variables that cannot be used.
+    pub fn from_env(server: Option<&str>) -> Result<Sender> {
+        let lookup: environment::Lookup<'_> = &|name| std::env::var_os(name);
+        let server = match server {
+            Some(server) => server.to_owned(),
+            None => environment::server_url(lookup)?,
+        };
+        let sender = Sender::new(&server, environment::api_key(lookup)?.as_deref())?;
+        Ok(match environment::path(lookup, "WEAVE_WAL_DIR") {
+            Some(root) => sender.root(root),
+            None => sender,
+        })
+    }
+
+    /// Where the logs are. Default: `.weave/wal`.
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Sender {
+        self.root = root.into();
+        self
+    }
+
+    /// Delivers one project only, named as `entity/project`. Default: all.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) if it is not of that form.
+    pub fn project(mut self, project: &str) -> Result<Sender> {
+        self.only = Some(split_project(project)?);
+        Ok(self)
+    }
+
+    /// Delivers what is there, and tells what happens to `on_event`.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if the root cannot be listed; while watching, that is told
+    /// and tried again. What cannot be delivered is no error: the
+    /// [`Summary`] says so.
+    pub fn run(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
+        self.done = Settled::default();
+        let mut moved = Instant::now();
+        let mut left_before = u64::MAX;
+        loop {
+            match self.search() {
+                Err(error) if until.watch => on_event(&Event::Degraded {
+                    error: error.to_string(),
+                }),
+                searched => searched?,
+            }
+            let settled = self.pass(until, on_event);
+            let left = self.pending_bytes()?;
+            // Another process that delivers a file we wait for is progress, too.
+            if settled || left < left_before {
+                moved = Instant::now();
+            }
+            left_before = left;
+            let given_up = moved.elapsed() >= until.patience;
+            if is_over(until) || (!until.watch && (left == 0 || given_up)) {
+                break;
+            }
+            self.sleep(until);
+        }
+        self.summary()
+    }
+
+    /// Finds directories and files that were not known.
+    fn search(&mut self) -> Result<()> {
+        for place in places(&self.root)? {
+            let Place {
+                entity,
+                project,
+                directory,
+            } = place;
+            if self
+                .only
+                .as_ref()
+                .is_some_and(|only| *only != (entity, project))
+            {
+                continue;
+            }
+            let mut names = directory.logs()?;
+            let lane = self
+                .lanes
+                .entry(directory.path().to_owned())
+                .or_insert_with(|| Lane::new(directory));
+            // The open file is not one more to do; it would be counted twice.
+            names.retain(|name| lane.drain.as_ref().and_then(Drain::name) != Some(name));
+            lane.todo = names;
+            lane.skipped.clear();
+        }
+        Ok(())
+    }
+
+    /// One batch of each directory in turn, until none has more to send.
+    fn pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> bool {
+        let mut desk = Desk {
+            server: &self.server,
+            until,
+            on_event,
+        };
+        let mut any = false;
+        loop {
+            let mut more = false;
+            for lane in self.lanes.values_mut() {
+                if is_over(until) {
+                    return any;
+                }
+                match lane.step(&mut desk) {
+                    Outcome::Settled(settled) => {
+                        self.done += settled;
+                        more = true;
+                    }
+                    Outcome::Blocked | Outcome::Done => {}
+                }
+            }
+            any |= more;
+            if !more {
+                return any;
+            }
+        }
+    }
+
+    /// Sleeps until the next attempt or the next search.
+    fn sleep(&self, until: &Until<'_>) {
+        let next = Instant::now() + SEARCH;
+        while Instant::now() < next && !is_over(until) {
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Records in files that this run has not delivered to their end.
+    fn pending(&self) -> Result<u64> {
+        let mut pending = 0;
+        for lane in self.lanes.values() {
+            for name in lane.unfinished() {
+                pending += inspect::pending_records(&lane.directory, name)?;
+            }
+        }
+        Ok(pending)
+    }
+
+    /// The same in bytes, which is cheap to ask again and again.
+    fn pending_bytes(&self) -> Result<u64> {
+        let mut pending = 0;
+        for lane in self.lanes.values() {
+            for name in lane.unfinished() {
+                pending += inspect::pending_bytes(&lane.directory, name)?;
+            }
+        }
+        Ok(pending)
+    }
+
+    fn summary(&self) -> Result<Summary> {
+        let lanes = || self.lanes.values();
+        Ok(Summary {
+            delivered: self.done.delivered,
+            pending: self.pending()?,
+            rejected: self.done.rejected,
+            corrupt: self.done.corrupt,
+            requests: lanes().map(|lane| lane.replay.requests()).sum(),
+            paused: lanes().find_map(|lane| lane.replay.paused().map(str::to_owned)),
+            last_error: lanes().find_map(|lane| lane.error.clone()),
+        })
+    }
+}
+
+/// The calling thread's side of a request.
+struct Desk<'a> {
+    server: &'a Server,
+    until: &'a Until<'a>,
+    on_event: &'a mut dyn FnMut(&Event),
+}
+
+impl Host for Desk<'_> {
+    fn exchange(&mut self, request: Request) -> Answer {
+        let (reply, answer) = mpsc::channel();
+        let server = self.server.clone();
+        let sent = thread::Builder::new()
+            .name("weave-wal-post".to_owned())
+            .spawn(move || {
+                // Nobody listens any more if the run has ended meanwhile.
+                let _ = reply.send(server.send(request));
+            });
+        if let Err(error) = sent {
+            return not_sent(format!("cannot start a thread for the request: {error}"));
+        }
+        let mut stopped = None;
+        loop {
+            match answer.recv_timeout(TICK) {
+                Ok(answer) => return answer,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return not_sent("the request's thread has ended without an answer".to_owned());
+                }
+            }
+            let late = self.until.deadline.is_some_and(|end| end <= Instant::now());
+            if self.until.stop.load(Ordering::Relaxed) {
+                stopped.get_or_insert_with(Instant::now);
+            }
+            if late || stopped.is_some_and(|at: Instant| at.elapsed() >= GRACE) {
+                return not_sent("the run ended before the server answered".to_owned());
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        (self.on_event)(&event);
+    }
+}
+
+fn not_sent(why: String) -> Answer {
+    Answer::Retry {
+        why,
+        after: None,
+        unanswered: false,
+    }
+}
+
+fn is_over(until: &Until<'_>) -> bool {
+    until.stop.load(Ordering::Relaxed) || until.deadline.is_some_and(|end| end <= Instant::now())
+}

@@ -1,0 +1,180 @@
+//! What the standard library does not offer. The only file with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Takes the exclusive `flock` of an open file without waiting.
+///
+/// `Ok(false)`: somebody else holds it. It belongs to the open file description and goes with its
+/// last descriptor, so nothing here ever unlocks: a forked child's `close` must not either.
+pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EWOULDBLOCK) => return Ok(false),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Waits for the exclusive `flock` of an open file. For files that are only held for moments.
+pub(crate) fn flock(file: &File) -> io::Result<()> {
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Does a process with this number exist, whoever it belongs to?
+pub(crate) fn process_exists(pid: i32) -> bool {
+    if pid <= 0 {
+        return false;
+    }
+    // SAFETY: signal 0 only asks; no memory is involved.
+    let answer = unsafe { libc::kill(pid, 0) };
+    answer == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// Random bytes from the kernel, so that forked processes do not repeat each other's.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    let mut filled = 0;
+    while filled < N {
+        let rest = &mut bytes[filled..];
+        // SAFETY: `rest` is a valid buffer of exactly that length.
+        let n = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        match usize::try_from(n) {
+            Ok(n) => filled += n,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// Gives the space of the first `len` bytes of a file back; they read as NUL from now on.
+pub(crate) fn punch_hole(file: &File, len: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
+    punch(file, len)
+}
+
+#[cfg(target_os = "linux")]
+fn punch(file: &File, len: libc::off_t) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is involved.
+    match unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn punch(_: &File, _: libc::off_t) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Is there a limit on the size of files (`ulimit -f`)?
+pub(crate) fn file_size_is_limited() -> bool {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid place for the answer.
+    let answer = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    answer == 0 && limit.rlim_cur != libc::RLIM_INFINITY
+}
+
+/// Keeps SIGXFSZ from this thread for good: a write above the limit then fails with EFBIG instead
+/// of killing the program.
+pub(crate) fn block_sigxfsz() {
+    mask_sigxfsz();
+}
+
+/// Runs `write` with SIGXFSZ kept from this thread, and leaves the thread's mask as it was.
+pub(crate) fn without_sigxfsz<T>(write: impl FnOnce() -> T) -> T {
+    let before = mask_sigxfsz();
+    let result = write();
+    // SAFETY: both sets are valid; the null timeout fields mean "do not wait"; taking the signal
+    // that our own write may have raised changes no memory.
+    unsafe {
+        let set = sigxfsz();
+        if libc::sigismember(&before, libc::SIGXFSZ) == 0 {
+            let now = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            libc::sigtimedwait(&set, std::ptr::null_mut(), &now);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+    }
+    result
+}
+
+fn mask_sigxfsz() -> libc::sigset_t {
+    // SAFETY: both sets are valid places; only this thread's signal mask changes.
+    unsafe {
+        let set = sigxfsz();
+        let mut before = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before);
+        before
+    }
+}
+
+fn sigxfsz() -> libc::sigset_t {
+    // SAFETY: an all-zero sigset_t is a valid place for sigemptyset to initialise.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGXFSZ);
+        set
+    }
+}
+
+/// Becomes true when the process is asked to end.
+static TERMINATE: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn terminate(_signal: libc::c_int) {
+    // An atomic store is all that is safe here, and all that is needed.
+    TERMINATE.store(true, Ordering::Relaxed);
+}
+
+/// From now on the first SIGTERM and the first SIGINT set the flag that is returned; the second
+/// of its sort ends the process as it always did. A signal that is ignored (as `nohup` and a
+/// shell's `&` have it) stays ignored.
+pub fn on_terminate() -> &'static AtomicBool {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: both structures are valid, all-zero being a valid sigaction; the handler does
+        // nothing but an atomic store.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &mut action);
+            if action.sa_sigaction == libc::SIG_IGN {
+                continue;
+            }
+            action = std::mem::zeroed();
+            action.sa_sigaction = terminate as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+            libc::sigemptyset(&mut action.sa_mask);
+            libc::sigaction(signal, &action, std::ptr::null_mut());
+        }
+    }
+    &TERMINATE
+}
