@@ -1,0 +1,473 @@
+//! Append, crash, damage, deliver, append again, in any order: at the end every record that was
+//! kept is delivered or a dead letter, unchanged and no more often than the crashes explain; no
+//! record was invented; every damaged byte is in a dead letter.
+
+#![no_main]
+
+#[path = "model/file.rs"]
+mod file;
+#[path = "model/script.rs"]
+mod script;
+#[path = "model/server.rs"]
+mod server;
+
+use std::collections::HashMap;
+use std::fs;
+
+use libfuzzer_sys::fuzz_target;
+use weave_wal::fuzzing::{self, Batches, Delivery, Log, Options, Step};
+use weave_wal::{Durability, Kind};
+
+use file::{DIR, File, LONGEST, names};
+use script::Script;
+use server::{Accepted, Seen, forgive, identify, note, server};
+
+fuzz_target!(|input: &[u8]| {
+    let _ = fs::remove_dir_all(&*DIR);
+    fs::create_dir(&*DIR).expect("the directory is ours");
+    let mut model = Model::new(Script(input));
+    while let Some(step) = model.script.next() {
+        model.step(step);
+    }
+    model.end();
+    drop(model);
+    fs::remove_dir_all(&*DIR).expect("the directory is ours");
+});
+
+struct Model<'a> {
+    script: Script<'a>,
+    records: Vec<Accepted>,
+    files: Vec<File>,
+    log: Option<Live>,
+    /// A delivery of a file that is not the log's own, and which.
+    other: Option<(String, Delivery)>,
+    other_unsettled: Vec<usize>,
+}
+
+/// A log that is open.
+struct Live {
+    log: Log,
+    durability: Durability,
+    delivery: Option<Delivery>,
+    unsettled: Vec<usize>,
+    /// The records that were accepted, from this one on.
+    first: usize,
+    /// How much of a file somebody else has synced to deliver it.
+    synced_by_others: HashMap<String, usize>,
+}
+
+impl<'a> Model<'a> {
+    fn new(script: Script<'a>) -> Self {
+        Model {
+            script,
+            records: Vec::new(),
+            files: Vec::new(),
+            log: None,
+            other: None,
+            other_unsettled: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, step: u8) {
+        match step % 16 {
+            0..=3 => self.append(step >> 4),
+            4 => drop(self.live().log.sync()),
+            5 | 6 => self.deliver_own(),
+            7 | 8 => self.deliver_other(),
+            9 => self.drop_deliveries(),
+            10 => self.crash(step >> 4),
+            11 => self.close(),
+            12 => self.flip(),
+            13 => self.zero(),
+            14 => self.lie(),
+            _ => self.tear_dead_letters(),
+        }
+    }
+
+    /// The log that is open; opens one if there is none.
+    fn live(&mut self) -> &mut Live {
+        let first = self.records.len();
+        let script = &mut self.script;
+        self.log.get_or_insert_with(|| {
+            let options = script.byte();
+            let durability = [
+                Durability::Buffered,
+                Durability::Written,
+                Durability::Synced,
+            ][usize::from(options % 3)];
+            let options = Options {
+                durability,
+                segment_bytes: 64 + 16 * u64::from(options >> 4),
+                queue_records: 1 + u64::from(options >> 2 & 3) * 4,
+            };
+            Live {
+                log: Log::open(&DIR, &options).expect("a log can be opened"),
+                durability,
+                delivery: None,
+                unsettled: Vec::new(),
+                first,
+                synced_by_others: HashMap::new(),
+            }
+        })
+    }
+
+    fn append(&mut self, choice: u8) {
+        let id = self.records.len();
+        let kind = Kind::ALL[usize::from(choice) % Kind::ALL.len()];
+        let text = self.script.bytes();
+        // Now and then one that is longer than deliveries take.
+        let text = String::from_utf8_lossy(&text).repeat(1 + usize::from(choice == 15) * 60);
+        let text = serde_json::Value::from(text);
+        let req =
+            format!("{{\"n\":{id},\"v\":{text},\"in\":{{\"type\":\"call_end\",\"req\":{{}}}}}}");
+        let mut line = fuzzing::line(kind, &req, usize::MAX).expect("an object");
+        line.pop();
+        self.live().log.append(kind, &req).expect("healthy storage");
+        self.records.push(Accepted {
+            kind,
+            req,
+            line,
+            taken: 0,
+            dead: 0,
+            excess: 0,
+            removed: false,
+            kept: false,
+        });
+    }
+
+    fn batches(&mut self) -> Batches {
+        let choice = self.script.byte();
+        Batches {
+            records: 1 + usize::from(choice % 8),
+            bytes: 1 + usize::from(choice >> 3) * 64,
+            record: LONGEST,
+        }
+    }
+
+    fn deliver_own(&mut self) {
+        let limits = self.batches();
+        let answers = self.script.byte();
+        self.live();
+        let Some(live) = &mut self.log else { return };
+        let held = live.delivery.is_some();
+        let mut seen = Seen::default();
+        let step = live
+            .log
+            .deliver(
+                &mut live.delivery,
+                &limits,
+                &mut server(&mut self.records, &mut seen, answers),
+            )
+            .expect("healthy storage");
+        // Without a delivery there was nothing under way before.
+        if !held {
+            forgive(&mut self.records, &live.unsettled);
+            live.unsettled.clear();
+        }
+        note(&mut live.unsettled, seen, step);
+    }
+
+    /// Another process: delivers a file that is dead, or one that is being written.
+    fn deliver_other(&mut self) {
+        let limits = self.batches();
+        let answers = self.script.byte();
+        if self.other.is_none() {
+            let names = names("jsonl");
+            if names.is_empty() {
+                return;
+            }
+            let name = names[self.script.below(names.len())].clone();
+            let opened = Delivery::open(&DIR, &name, &limits).expect("healthy storage");
+            self.other = opened.map(|delivery| (name, delivery));
+        }
+        let Some((name, delivery)) = &mut self.other else {
+            return;
+        };
+        let mut seen = Seen::default();
+        let size = fs::metadata(DIR.join(&*name)).expect("it is held").len() as usize;
+        let step = delivery
+            .step(&mut server(&mut self.records, &mut seen, answers))
+            .expect("healthy storage");
+        if let Some(live) = &mut self.log {
+            live.synced_by_others.insert(name.clone(), size);
+        }
+        note(&mut self.other_unsettled, seen, step);
+        if step == Step::Idle {
+            if let Some((_, delivery)) = self.other.take() {
+                delivery.remove().expect("healthy storage");
+            }
+        }
+    }
+
+    /// Who delivers dies, and does not remember what was answered.
+    fn drop_deliveries(&mut self) {
+        self.other = None;
+        forgive(&mut self.records, &self.other_unsettled);
+        self.other_unsettled.clear();
+        if let Some(live) = &mut self.log {
+            live.delivery = None;
+            forgive(&mut self.records, &live.unsettled);
+            live.unsettled.clear();
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(live) = &self.log {
+            live.log.close().expect("healthy storage");
+        }
+        self.bury(0);
+    }
+
+    /// The writer dies, and perhaps the machine with it.
+    fn crash(&mut self, how: u8) {
+        self.bury(how);
+    }
+
+    /// Takes stock of the files of a log whose writer is dead.
+    fn bury(&mut self, how: u8) {
+        self.drop_deliveries();
+        let Some(live) = self.log.take() else { return };
+        let synced = live.log.synced();
+        drop(live.log);
+
+        let known: Vec<&str> = self.files.iter().map(|file| &file.name[..]).collect();
+        let mut own = names("jsonl");
+        own.retain(|name| !known.contains(&&name[..]));
+        // Where each record ends in the log.
+        let mut end = 0;
+        let ends: Vec<u64> = self.records[live.first..]
+            .iter()
+            .map(|record| {
+                end += record.line.len() as u64 + 1;
+                end
+            })
+            .collect();
+        let mut written = 0;
+        for (index, name) in own.iter().enumerate() {
+            let mut file = File::new(name, &self.records);
+            let len = file.content.len() as u64;
+            let end = file
+                .lines
+                .last()
+                .map_or(0, |line| ends[line.id - live.first]);
+            let synced_here = synced.min(end).saturating_sub(end - len) as usize;
+            let others = live.synced_by_others.get(name).copied().unwrap_or_default();
+            written = written.max(end);
+            if index + 1 == own.len() {
+                file.lose_power(how, synced_here.max(others), &mut self.script);
+            } else {
+                assert!(
+                    synced >= end,
+                    "a file that is followed by another is synced"
+                );
+            }
+            for line in &file.lines {
+                self.records[line.id].kept = true;
+            }
+            // The PID of a process that does not exist any more.
+            fs::write(DIR.join(name).with_extension("lock"), "0").expect("healthy storage");
+            self.files.push(file);
+        }
+        for (record, end) in self.records[live.first..].iter_mut().zip(ends) {
+            record.removed = !record.kept && end <= synced;
+            let in_a_file = record.kept || record.removed || end <= written;
+            let buffered = live.durability == Durability::Buffered;
+            assert!(in_a_file || buffered, "append means written");
+        }
+    }
+
+    /// A file that nobody holds, to do something bad to.
+    fn victim(&mut self) -> Option<usize> {
+        self.drop_deliveries();
+        let here = names("jsonl");
+        let candidates: Vec<usize> = (0..self.files.len())
+            .filter(|&index| here.contains(&self.files[index].name))
+            .filter(|&index| !self.files[index].content.is_empty())
+            .collect();
+        (!candidates.is_empty()).then(|| candidates[self.script.below(candidates.len())])
+    }
+
+    fn flip(&mut self) {
+        let Some(victim) = self.victim() else { return };
+        let file = &mut self.files[victim];
+        let at = file.place(&mut self.script);
+        let bits = self.script.byte().max(1);
+        if let Some(line) = file.lines.iter_mut().find(|line| line.place.contains(&at)) {
+            if std::mem::replace(&mut line.flipped, true) {
+                return;
+            }
+        }
+        // A delivery that begins here would go back over the record before.
+        if let Some(line) = file.lines.iter().find(|line| line.place.end == at) {
+            self.records[line.id].excess += 1;
+        }
+        file.damage(at..at + 1, |byte| *byte ^= bits);
+    }
+
+    fn zero(&mut self) {
+        let Some(victim) = self.victim() else { return };
+        let file = &mut self.files[victim];
+        let start = file.place(&mut self.script);
+        let len = usize::from(self.script.byte());
+        let end = file.content.len().min(start + len);
+        file.damage(start..end, |byte| *byte = 0);
+    }
+
+    /// A checkpoint with anything in it.
+    fn lie(&mut self) {
+        let Some(victim) = self.victim() else { return };
+        let file = &mut self.files[victim];
+        let content = match self.script.byte() % 4 {
+            0 => self.script.bytes(),
+            1 => (file.content.len() + self.script.below(3))
+                .to_string()
+                .into_bytes(),
+            _ => file.place(&mut self.script).to_string().into_bytes(),
+        };
+        let said = std::str::from_utf8(&content)
+            .ok()
+            .map(str::trim)
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse::<u64>().ok())
+            .map_or(0, |offset| usize::try_from(offset).unwrap_or(usize::MAX));
+        // A record that ends here without a newline counts as delivered, too.
+        file.skipped = file.skipped.max(said.saturating_add(1));
+        for line in &file.lines {
+            self.records[line.id].excess += 1;
+        }
+        fs::write(DIR.join(&file.name).with_extension("checkpoint"), content).expect("written");
+    }
+
+    /// A dead-letter file that ends in the middle of a line.
+    fn tear_dead_letters(&mut self) {
+        let names = names("jsonl");
+        if names.is_empty() {
+            return;
+        }
+        let name = &names[self.script.below(names.len())];
+        let path = DIR.join(name).with_extension("deadletter");
+        let mut content = fs::read(&path).unwrap_or_default();
+        if content.last().is_some_and(|byte| *byte != b'\n') {
+            return;
+        }
+        content.extend_from_slice(b"{\"record\":{\"torn");
+        fs::write(path, content).expect("healthy storage");
+    }
+
+    /// Delivers everything to a server that takes it, and compares.
+    fn end(&mut self) {
+        self.bury(0);
+        let limits = Batches {
+            records: 100,
+            bytes: 1 << 16,
+            record: LONGEST,
+        };
+        for name in names("jsonl") {
+            let mut delivery = Delivery::open(&DIR, &name, &limits)
+                .expect("healthy storage")
+                .expect("nobody else has it");
+            // Once more to see that the writer is gone.
+            let mut steps = 0;
+            loop {
+                let mut seen = Seen::default();
+                let step = delivery
+                    .step(&mut server(&mut self.records, &mut seen, 0))
+                    .expect("healthy storage");
+                assert_ne!(step, Step::Blocked, "a server that takes everything");
+                if step == Step::Idle {
+                    break;
+                }
+                steps += 1;
+                assert!(steps < 10_000);
+            }
+            assert!(
+                delivery.remove().expect("healthy storage"),
+                "{name} is done"
+            );
+        }
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let mut quarantined: HashMap<String, Vec<bool>> = HashMap::new();
+        for name in names("deadletter") {
+            self.read_dead_letters(&name, &mut quarantined);
+        }
+        for name in names("") {
+            assert!(name.ends_with(".deadletter"), "{name} is left");
+        }
+        for file in &self.files {
+            for line in &file.lines {
+                let skipped = line.place.end < file.skipped;
+                let record = &self.records[line.id];
+                if !line.damaged && !line.hidden && !skipped {
+                    assert!(record.taken + record.dead > 0, "{} is lost", record.req);
+                }
+            }
+            file.check_all_accounted_for(&self.records, quarantined.get(&file.stem()));
+        }
+        for record in &self.records {
+            if record.removed && record.line.len() <= LONGEST {
+                assert!(record.taken + record.dead > 0, "{} is lost", record.req);
+            }
+            assert!(
+                record.taken + record.dead <= 1 + record.excess,
+                "{} came {} + {} times, and {} are explained",
+                record.req,
+                record.taken,
+                record.dead,
+                1 + record.excess
+            );
+            if record.taken + record.dead > 0 {
+                assert!(record.kept || record.removed, "only what was kept is sent");
+            }
+        }
+    }
+
+    fn read_dead_letters(&mut self, name: &str, quarantined: &mut HashMap<String, Vec<bool>>) {
+        let stem = name.trim_end_matches(".deadletter").to_owned();
+        let content = fs::read(DIR.join(name)).expect("healthy storage");
+        for line in content.split(|byte| *byte == b'\n') {
+            if line.is_empty() || line == b"{\"record\":{\"torn" {
+                continue;
+            }
+            let letter = fuzzing::dead_letter(line);
+            let offset = letter.offset as usize;
+            if let Some(record) = &letter.record {
+                assert_eq!(letter.raw, None);
+                let record = weave_wal::parse(record.as_bytes()).expect("a record");
+                let id = identify(record.kind, record.req, &self.records);
+                self.records[id].dead += 1;
+                continue;
+            }
+            let raw = letter.raw.as_ref().expect("a record or bytes");
+            let range = offset..offset + raw.len();
+            let Some(file) = self.files.iter().find(|file| file.stem() == stem) else {
+                let mut long = self
+                    .records
+                    .iter()
+                    .filter(|record| record.line.len() > LONGEST);
+                assert!(
+                    long.any(|record| record.line.windows(raw.len()).any(|part| part == raw)),
+                    "nothing else can be wrong with a file that its own writer delivered"
+                );
+                continue;
+            };
+            assert!(
+                file.versions
+                    .iter()
+                    .chain([&file.content])
+                    .any(|version| version.get(range.clone()) == Some(&raw[..])),
+                "the bytes of a dead letter stand in the file: {letter:?}"
+            );
+            let seen = quarantined
+                .entry(stem.clone())
+                .or_insert_with(|| vec![false; file.content.len()]);
+            // A file may have been longer once.
+            let end = range.end.min(seen.len());
+            if let Some(seen) = seen.get_mut(range.start..end) {
+                seen.fill(true);
+            }
+        }
+    }
+}
