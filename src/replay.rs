@@ -6,6 +6,7 @@
 //! - *Rejected* (400, 422 and the like): the batch is halved until the bad record stands alone.
 //!   If the server refuses whatever it is given, the fault is not in the records: pause.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
@@ -145,9 +146,12 @@ impl Replay {
         match ran {
             Ok(()) => {}
             Err(Stop::Unreadable(error)) => {
-                // It is not what it was when the batch was read: the next one is read anew.
-                drain.doubt();
-                drain.batch = None;
+                // Cut since the batch was read, it is read anew. A read that merely failed is
+                // repeated: what the batch knows of its records keeps them from going twice.
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    drain.doubt();
+                    drain.batch = None;
+                }
                 return Err(drain.read_error(error));
             }
             Err(Stop::Defer) => return Ok(Progress::Deferred),
