@@ -7,7 +7,6 @@ mod faults;
 mod support;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use faults::*;
@@ -26,9 +25,8 @@ fn part() {
     }
 }
 
-/// Kills a victim, then lets a sender deliver what it has left. Returns how many records were
-/// acknowledged before the kill; `None` if the end came first.
-fn killed(part: &str, faults: &[(&str, String)], after: Option<Duration>) -> Option<usize> {
+/// Kills a victim, then lets a sender deliver what it has left.
+fn killed(part: &str, faults: &[(&str, String)], after: Option<Duration>, tally: &Tally) {
     let (place, collector) = (Place::new(), Collector::start().unwrap());
     let child = place.play(part, &collector.url(), faults).spawn().unwrap();
     let played = finish(child, after);
@@ -63,7 +61,10 @@ fn killed(part: &str, faults: &[(&str, String)], after: Option<Duration>) -> Opt
         assert_eq!(twice, 0, "{context}");
         assert!(left.is_empty(), "{context}: {left:?}");
     }
-    played.is_killed().then(|| played.numbers("A").len())
+    // The end may have come first.
+    if played.is_killed() {
+        tally.count(&played.numbers("A"), &arrived(&collector));
+    }
 }
 
 #[test]
@@ -87,16 +88,18 @@ fn killed_at_any_storage_call_a_program_loses_and_repeats_nothing() {
             place.lines().len()
         };
         assert!(calls > 100, "only {calls} storage calls");
-        let acknowledged = AtomicUsize::new(0);
+        let tally = Tally::default();
         let places = calls_to_try(calls, 40);
         let trials = places.len();
         in_parallel(trials, |index| {
-            let records = killed("append-and-send", &fault(places[index]), None);
-            acknowledged.fetch_add(records.unwrap_or(0), Ordering::Relaxed);
+            killed("append-and-send", &fault(places[index]), None, &tally);
         });
         // On average a kill comes half-way.
-        assert!(acknowledged.into_inner() >= trials * RECORDS / 4);
-        println!("{durability}, half a write {half}: {trials} kills at {calls} storage calls");
+        assert!(tally.acknowledged() >= trials * RECORDS / 4);
+        let how = if half == 1 { ", a write half done" } else { "" };
+        tally.tell(&format!(
+            "SIGKILL at {trials} of {calls} storage calls ({durability}{how})"
+        ));
     }
 }
 
@@ -106,7 +109,7 @@ fn killed_at_any_time_with_many_threads_a_program_loses_and_repeats_nothing() {
         return;
     }
     let trials = if thorough() { 200 } else { 16 };
-    let acknowledged = AtomicUsize::new(0);
+    let tally = Tally::default();
     in_parallel(trials, |trial| {
         // From before the first file to well into the traffic, never twice the same.
         let after = Duration::from_micros(3_000 + (trial as u64 * 7_919) % 90_000);
@@ -117,8 +120,8 @@ fn killed_at_any_time_with_many_threads_a_program_loses_and_repeats_nothing() {
             ("FAULT_AT", usize::MAX.to_string()),
             ("DURABILITY", durability),
         ];
-        let records = killed(part, &fault, Some(after)).unwrap();
-        acknowledged.fetch_add(records, Ordering::Relaxed);
+        killed(part, &fault, Some(after), &tally);
     });
-    assert!(acknowledged.into_inner() >= trials * 10);
+    tally.tell("SIGKILL at any time, 8 threads");
+    assert!(tally.acknowledged() >= trials * 10);
 }

@@ -100,21 +100,85 @@ impl Place {
 
     /// This binary, to play a part in this place, under the shim.
     pub fn play(&self, part: &str, url: &str, faults: &[(&str, String)]) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = play(part, &self.root(), url);
         command
-            .args(["--exact", "part", "--nocapture"])
-            .env(PART, part)
-            .env("ROOT", self.root())
-            .env("URL", url)
             .env("LD_PRELOAD", shim().unwrap())
             .env("FAULT_DIR", self.disk())
             .env("FAULT_LOG", self.log())
             .env("FAULT_CLEAR", self.clear())
-            .envs(faults.iter().map(|(key, value)| (*key, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .envs(faults.iter().map(|(key, value)| (*key, value)));
         command
+    }
+}
+
+/// This binary, to play a part.
+pub fn play(part: &str, root: &Path, url: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "part", "--nocapture"])
+        .env(PART, part)
+        .env("ROOT", root)
+        .env("URL", url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The same command, started by another one, which gets it as its last arguments.
+pub fn started_by(program: &str, arguments: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(program);
+    outer
+        .args(arguments)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    outer
+}
+
+/// What some trials came to.
+#[derive(Default)]
+pub struct Tally {
+    trials: AtomicUsize,
+    acknowledged: AtomicUsize,
+    lost: AtomicUsize,
+    duplicated: AtomicUsize,
+}
+
+impl Tally {
+    /// Counts one trial: what was acknowledged, and how often each record has arrived.
+    pub fn count(&self, acknowledged: &[usize], arrived: &BTreeMap<usize, usize>) {
+        let lost = acknowledged.iter().filter(|n| !arrived.contains_key(n));
+        let duplicated: usize = arrived.values().map(|count| count - 1).sum();
+        self.trials.fetch_add(1, Ordering::Relaxed);
+        self.acknowledged
+            .fetch_add(acknowledged.len(), Ordering::Relaxed);
+        self.lost.fetch_add(lost.count(), Ordering::Relaxed);
+        self.duplicated.fetch_add(duplicated, Ordering::Relaxed);
+    }
+
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Prints the sum. Nothing may have been lost.
+    pub fn tell(&self, fault: &str) {
+        let get = |number: &AtomicUsize| number.load(Ordering::Relaxed);
+        println!(
+            "counted: {fault}: {} trials, {} acknowledged, {} lost, {} duplicated",
+            get(&self.trials),
+            get(&self.acknowledged),
+            get(&self.lost),
+            get(&self.duplicated)
+        );
+        assert_eq!(get(&self.lost), 0, "{fault}");
     }
 }
 
@@ -263,7 +327,6 @@ pub fn append_and_send(
     said("finished");
 }
 
-/// Delivers what a victim has left behind.
 /// How often each numbered start has arrived. Nothing else may have.
 pub fn arrived(collector: &Collector) -> BTreeMap<usize, usize> {
     let counts = collector.counts();
