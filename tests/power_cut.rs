@@ -3,18 +3,20 @@
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/faults.rs"]
 mod faults;
 mod support;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
+use disk::Disk;
 use faults::*;
-use support::{Collector, files_with, quick_dir};
+use support::{Collector, files_with};
 
 /// Not a test of its own: what the started process does.
 #[test]
@@ -24,69 +26,15 @@ fn part() {
     }
 }
 
-fn run_tool(tool: &str, arguments: &[&Path]) -> bool {
-    let mut command = Command::new(tool);
-    command
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
-/// A file system in a file. Dropping it unmounts it.
-struct Disk {
-    dir: tempfile::TempDir,
-}
-
-impl Disk {
-    /// `None`: it cannot be made here.
-    fn new() -> Option<Disk> {
-        let disk = Disk { dir: quick_dir() };
-        File::create(disk.image())
-            .unwrap()
-            .set_len(24 << 20)
-            .unwrap();
-        std::fs::create_dir(disk.mounted()).unwrap();
-        (run_tool("mkfs.ext4", &[Path::new("-q"), &disk.image()]) && disk.mount()).then_some(disk)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.dir.path().join("image")
-    }
-
-    fn mounted(&self) -> PathBuf {
-        self.dir.path().join("mounted")
-    }
-
-    fn mount(&self) -> bool {
-        let options = [Path::new("-o"), Path::new("loop")];
-        run_tool(
-            "mount",
-            &[options[0], options[1], &self.image(), &self.mounted()],
-        )
-    }
-
-    /// From now on nothing reaches the image, and what was not there is gone.
-    fn cut_power(&self) {
-        /// `_IOR('X', 125, u32)`.
-        const FS_IOC_SHUTDOWN: u64 = 0x8004_587d;
-        const NO_LOG_FLUSH: u32 = 2;
-        let root = File::open(self.mounted()).unwrap();
-        // SAFETY: the descriptor is open and the flags outlive the call.
-        let answer = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN as _, &NO_LOG_FLUSH) };
-        assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
-    }
-
-    fn power_up(&self) {
-        assert!(run_tool("umount", &[&self.mounted()]));
-        assert!(self.mount());
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        run_tool("umount", &[&self.mounted()]);
-    }
+/// From now on nothing reaches the disk, and what was not there is gone.
+fn cut_power(disk: &Disk) {
+    /// `_IOR('X', 125, u32)`.
+    const FS_IOC_SHUTDOWN: u64 = 0x8004_587d;
+    const NO_LOG_FLUSH: u32 = 2;
+    let root = File::open(disk.mounted()).unwrap();
+    // SAFETY: the descriptor is open and the flags outlive the call.
+    let answer = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN as _, &NO_LOG_FLUSH) };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Lets no call be under way: on ext4 a sync that meets the shutdown can succeed and be lost,
@@ -123,11 +71,11 @@ fn after_a_real_power_cut_what_was_synced_arrives() {
             .unwrap();
         std::thread::sleep(Duration::from_millis(5 + trial * 37 % 150));
         stop(&child);
-        disk.cut_power();
+        cut_power(&disk);
         child.kill().unwrap();
         let played = finish(child, None);
         let before = arrived(&collector);
-        disk.power_up();
+        disk.mount_again();
         let summary = support::send(&root, &collector);
         assert_eq!(summary.pending, 0, "{summary:?}");
         let after = arrived(&collector);
