@@ -73,8 +73,8 @@ impl Drain {
         let size = file.metadata().doing("read", &path)?.len();
         // Beyond the end of a dead file nothing is pending; beyond that of a live one it is
         // nonsense, and what is written from now on must not be taken for delivered.
-        let is_nonsense =
-            checkpoint > size && matches!(lock::writer(directory, name, ours)?, Writer::Alive);
+        let is_nonsense = checkpoint > size
+            && matches!(lock::writer(directory, name, &file, ours)?, Writer::Alive);
         let offset = match is_nonsense {
             true => 0,
             false => line_start(&file, checkpoint).doing("read", &path)?,

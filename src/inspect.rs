@@ -234,8 +234,8 @@ impl Log<'_> {
     fn of(path: &Path, file: File) -> Log<'_> {
         Log {
             path,
+            writer_alive: writer_alive(path, &file),
             file,
-            writer_alive: writer_alive(path),
         }
     }
 
@@ -273,12 +273,12 @@ impl Log<'_> {
 }
 
 /// A file that is in no log directory, a copy perhaps, has no writer.
-fn writer_alive(path: &Path) -> bool {
+fn writer_alive(path: &Path, file: &File) -> bool {
     let name = path.file_name().and_then(FileName::parse);
     let (Some((name, _)), Some(parent)) = (name, path.parent()) else {
         return false;
     };
-    let writer = lock::writer(&Directory::at(parent), &name, false);
+    let writer = lock::writer(&Directory::at(parent), &name, file, false);
     matches!(writer, Ok(Writer::Alive))
 }
 

@@ -89,28 +89,56 @@ pub(crate) enum Writer {
     },
 }
 
-/// Finds out about the writer of a log file whose drain lock the caller holds.
+/// Finds out about the writer of a log file whose drain lock the caller holds; `file` is that file.
 ///
 /// Our own writers hold a `flock`. Python's write their PID and no more, so a file without a
-/// `flock` also counts as live while that process exists; `ours` says that the file is known to
-/// come from a writer with a `flock`, whose PID then means nothing any more.
-pub(crate) fn writer(directory: &Directory, name: &FileName, ours: bool) -> Result<Writer> {
+/// `flock` also counts as live while that process exists or somebody can write to it; `ours` says
+/// that the file is known to come from a writer with a `flock`, and then neither means anything.
+pub(crate) fn writer(
+    directory: &Directory,
+    name: &FileName,
+    file: &File,
+    ours: bool,
+) -> Result<Writer> {
     let path = directory.file(name, Extension::Lock);
     let look = || {
-        let Some(mut lock) = open_plain(&path, OpenOptions::new().read(true))? else {
-            return Ok(Writer::Gone { _lock: None });
-        };
-        if !sys::try_flock(&lock)? {
-            return Ok(Writer::Alive);
+        let mut lock = open_plain(&path, OpenOptions::new().read(true))?;
+        let mut pid = 0;
+        if let Some(lock) = &mut lock {
+            if !sys::try_flock(lock)? {
+                return Ok(Writer::Alive);
+            }
+            let mut text = String::new();
+            // What cannot be read as a PID is a writer that died before it wrote it.
+            let _ = lock.take(32).read_to_string(&mut text);
+            pid = text.trim().parse().unwrap_or(0);
         }
-        let mut pid = String::new();
-        // What cannot be read as a PID is a writer that died before it wrote it.
-        let _ = (&mut lock).take(32).read_to_string(&mut pid);
-        let pid = pid.trim().parse().unwrap_or(0);
-        if !ours && sys::process_exists(pid) {
-            return Ok(Writer::Alive);
+        match !ours && is_alive(pid, file) {
+            true => Ok(Writer::Alive),
+            false => Ok(Writer::Gone { _lock: lock }),
         }
-        Ok(Writer::Gone { _lock: Some(lock) })
     };
     look().doing("look at the lock", &path)
+}
+
+/// Does a writer live that has only left its PID, or none (0)?
+///
+/// In another container its PID may name nobody here, or somebody else. But Python's writer has
+/// its file open from the moment that the file can be seen until it is done with it.
+fn is_alive(pid: i32, file: &File) -> bool {
+    match sys::is_open_for_writing(file) {
+        Ok(true) => true,
+        Ok(false) => sys::process_exists(pid) && !is_zombie(pid),
+        // Somebody else's file, and we may not ask: rather kept for ever than taken from a writer.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => pid > 0,
+        Err(_) => sys::process_exists(pid),
+    }
+}
+
+/// Has the process ended, and only its parent not taken notice yet?
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the program's name, which may contain anything.
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, state)| state.starts_with('Z'))
 }

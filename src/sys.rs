@@ -49,6 +49,47 @@ pub(crate) fn process_exists(pid: i32) -> bool {
     answer == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
+/// Can anybody on this machine, in whatever namespace, write to this file through a descriptor that
+/// is open now? `file` is open for reading only.
+///
+/// Asks for a read lease, which is granted only if nobody can. Whoever opens the file for writing
+/// in the moment until it is given back waits for that moment.
+///
+/// # Errors
+/// EACCES: only the file's owner may ask. Others: the file system, or the system, cannot tell.
+pub(crate) fn is_open_for_writing(file: &File) -> io::Result<bool> {
+    lease(file)
+}
+
+#[cfg(target_os = "linux")]
+fn lease(file: &File) -> io::Result<bool> {
+    /// Linux's number; the libc crate does not have it everywhere.
+    const F_SETSIG: libc::c_int = 10;
+    let fd = file.as_raw_fd();
+    // The signal for whoever stands in a writer's way would be SIGIO, which kills; SIGURG is
+    // ignored unless the program wants it, and then it has to expect it at any time.
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is involved.
+    let taken = unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0
+    };
+    let error = io::Error::last_os_error();
+    if taken {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
+        return Ok(false);
+    }
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => Ok(true),
+        _ => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lease(_: &File) -> io::Result<bool> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Random bytes from the kernel, so that forked processes do not repeat each other's.
 pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0u8; N];

@@ -116,6 +116,7 @@ fn a_torn_tail_of_a_live_file_is_left_alone_until_it_is_whole() {
     assert!(path.exists());
     let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(rest.as_bytes()).unwrap();
+    drop(file);
     assert_eq!(send(dir.path(), &collector).delivered, 1);
     assert!(path.exists());
     fs::remove_file(path.with_extension("lock")).unwrap();

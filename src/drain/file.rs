@@ -29,7 +29,7 @@ impl LogFile {
     /// How far it may be read: to its end if the writer is gone, to its last newline if not.
     pub(super) fn end(&mut self, offset: u64) -> Result<End> {
         if self.writer.is_none() {
-            let writer = lock::writer(&self.directory, &self.name, self.ours)?;
+            let writer = lock::writer(&self.directory, &self.name, &self.file, self.ours)?;
             // First ask for the writer, then for the size: nothing can come in between.
             if matches!(writer, Writer::Gone { .. }) {
                 self.writer = Some(writer);
