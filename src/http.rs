@@ -173,11 +173,14 @@ impl Server {
                 "{url} closed the connection or did not answer in HTTP"
             ));
         }
-        let header = response
-            .headers
-            .iter()
-            .find(|(name, _)| name == "retry-after");
-        let after = header.and_then(|(_, value)| retry_after::parse(value, SystemTime::now()));
+        let header = |wanted| {
+            let mut headers = response.headers.iter();
+            headers.find_map(|(name, value)| (name == wanted).then_some(value.as_str()))
+        };
+        // By the server's clock, if it tells: ours may be wrong.
+        let now = header("date").and_then(retry_after::date);
+        let now = now.unwrap_or_else(SystemTime::now);
+        let after = header("retry-after").and_then(|value| retry_after::parse(value, now));
         // These have no body; waiting for one would be waiting for the connection to close.
         let body = match status {
             204 | 304 => Vec::new(),
