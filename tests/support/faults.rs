@@ -1,5 +1,5 @@
 //! Programs whose storage misbehaves: this test binary, started again under `tests/faults/shim.c`.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
