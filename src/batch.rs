@@ -20,6 +20,10 @@ const SINGLES: usize = 100;
 /// Damaged places in one batch, each kept in memory until they are in the dead-letter file.
 const FAULTS: usize = 1_000;
 
+/// How much of a file one batch covers at most: what a power loss or a hole has left of NUL bytes
+/// takes time to read, and the thread has timers to keep.
+const SPAN: u64 = 64 << 20;
+
 /// How large a batch may get.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
@@ -101,7 +105,8 @@ impl Batch {
             || (batch.entries.len() < limits.records
                 && bytes < limits.bytes
                 && singles < SINGLES
-                && batch.damages.len() < FAULTS)
+                && batch.damages.len() < FAULTS
+                && window.at - start < SPAN)
         {
             let rest = window.bytes();
             let tail = match window.end() >= end.offset && end.is_final {

@@ -1,6 +1,7 @@
 //! One log being delivered: read from its checkpoint, settled batch by batch, removed at its end.
 
 mod burial;
+mod discard;
 pub(crate) mod file;
 
 use std::fs::OpenOptions;
@@ -8,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use self::discard::Discarded;
 use self::file::{LogFile, begins_with_checksum, line_start};
 use crate::batch::{Batch, BatchLimits, End, Verdict};
 use crate::checkpoint;

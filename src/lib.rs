@@ -69,9 +69,11 @@
 //! These are the files of Weave's own Python client, which can read them and be read; `crc` is
 //! the CRC-32 of the bytes before `,"crc"`, and a line without it is good too.
 
+mod age;
 mod backoff;
 mod base64;
 mod batch;
+mod budget;
 mod checkpoint;
 mod client;
 mod config;
@@ -84,16 +86,20 @@ mod directory;
 mod drain;
 mod environment;
 mod error;
+mod events;
+mod eviction;
 mod form;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod holdoff;
 mod http;
 pub mod inspect;
 mod lane;
 mod lock;
 mod log;
 mod name;
+mod orphans;
 pub mod reader;
 mod record;
 mod replay;
@@ -116,7 +122,7 @@ mod collector;
 mod collector_tests;
 
 pub use client::{Client, Ticket};
-pub use config::{Config, Durability, Storage};
+pub use config::{Config, Durability, Storage, WhenFull};
 pub use error::{Error, Result};
 pub use record::{Fault, Kind, Record, parse};
 pub use report::{Event, Receipt, Stats};
