@@ -1,7 +1,7 @@
 //! `weave-wal append`: standard input into the log.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -65,6 +65,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     let durability = args.value("--durability")?.unwrap_or_default();
     let (kind, ack) = (args.value("--kind")?, args.flag("--ack"));
     let client = Client::open(config(args, durability, send)?)?;
+    if io::stdin().is_terminal() {
+        say("reading records from the terminal, one a line; Ctrl-D ends them");
+    }
     let input = io::stdin().as_fd().try_clone_to_owned();
     let input =
         input.map_err(|error| Trouble::Unusable(format!("cannot read standard input: {error}")))?;

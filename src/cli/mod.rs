@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use weave_wal::Error;
+use weave_wal::{Error, inspect};
 
 use args::{Args, Known, unknown};
 use output::{Output, say};
@@ -131,7 +131,11 @@ fn find(name: &str) -> Result<&'static Command, Error> {
             return unknown("option", name, &["--help", "--version"]);
         }
         let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
-        unknown("command", name, &[&names[..], &["help"]].concat())
+        unknown(
+            "command",
+            name,
+            &[&names[..], &["help", "--version"]].concat(),
+        )
     })
 }
 
@@ -196,6 +200,23 @@ fn root_exists(root: &Path) -> Result<bool, Trouble> {
             root.display()
         ))),
     }
+}
+
+/// Says so if a project was asked for that has no files: a misspelt name should not look like one
+/// of which everything is delivered.
+fn note_if_absent(root: &Path, project: Option<&str>) -> Result<(), Trouble> {
+    let Some(project) = project else {
+        return Ok(());
+    };
+    if inspect::logs(root, Some(project))?.is_empty()
+        && weave_wal::dead::files(root, Some(project))?.is_empty()
+    {
+        say(format_args!(
+            "there are no logs of {project} in {}",
+            root.display()
+        ));
+    }
+    Ok(())
 }
 
 /// A length of time that a user may give.

@@ -10,7 +10,7 @@ use weave_wal::{Event, Sender, Summary, Until, inspect, tool};
 use super::args::{Args, Known};
 use super::events::Reporter;
 use super::output::{Output, count, quoted, say};
-use super::{Command, Seconds, Status, Trouble, root, root_exists};
+use super::{Command, Seconds, Status, Trouble, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
     name: "send",
@@ -48,6 +48,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         sender = sender.project(project)?;
     }
     let exists = root_exists(&root)?;
+    if exists {
+        note_if_absent(&root, project.as_deref())?;
+    }
     let summary = match exists || watch {
         true => {
             let until = until(timeout, watch, tool::on_terminate());
@@ -125,7 +128,9 @@ struct Progress {
 
 impl Screen {
     fn new(root: &Path, project: Option<&str>, exists: bool) -> Screen {
-        let wanted = io::stderr().is_terminal() && exists;
+        // A dumb terminal cannot clear a line.
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let wanted = io::stderr().is_terminal() && !is_dumb && exists;
         Screen {
             reporter: Reporter::default(),
             progress: wanted.then(|| Progress {
