@@ -928,6 +928,24 @@ fn watching_begins_before_there_is_a_root_and_ends_with_a_summary() {
 }
 
 #[test]
+fn a_watch_that_is_ended_delivers_what_was_written_last() {
+    let (tool, collector) = with_collector();
+    tool.log(0..5);
+    let mut child = tool.command(&["send", "--watch"]).spawn().unwrap();
+    assert!(collector.wait_for(|collector| collector.received().len() == 5, LONG));
+    // It sees these only when it is already asked to end.
+    signal(&child, "STOP");
+    tool.log(5..9);
+    signal(&child, "TERM");
+    signal(&child, "CONT");
+    let mut out = String::new();
+    reader(&mut child).read_to_string(&mut out).unwrap();
+    assert_eq!(ran_status(child), 0);
+    assert!(out.starts_with("9 delivered, 0 pending"), "{out}");
+    assert_each_start_once(&collector, 0..9);
+}
+
+#[test]
 fn a_live_log_is_delivered_and_left_where_it_is() {
     let (tool, collector) = with_collector();
     let (child, stdin) = open_append(&tool, 0..5);
