@@ -1,6 +1,7 @@
 //! One request to the trace server, and what its answer means. The only file that names minreq.
 
 mod answer;
+mod lookup;
 pub(crate) mod proxy;
 pub(crate) mod retry_after;
 pub(crate) mod server_url;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) use self::answer::Answer;
 use self::answer::{Key, MAX_QUOTE, final_answer, judge, quote, retry, unanswered};
+use self::lookup::Lookup;
 use self::server_url::{ServerUrl, check_key, encode_path};
 use crate::base64;
 use crate::error::Error;
@@ -38,6 +40,8 @@ struct Inner {
     key: Option<Key>,
     /// Whole seconds, which is all that minreq knows.
     timeout: Duration,
+    /// `None`: it is the proxy that looks the name up.
+    lookup: Option<Arc<Lookup>>,
     /// What to add when no connection could be had.
     hint: String,
     #[cfg(feature = "proxy")]
@@ -89,7 +93,9 @@ impl Server {
             }
             None => String::new(),
         };
+        let is_proxied = cfg!(feature = "proxy") && found.is_some();
         Ok(Server(Arc::new(Inner {
+            lookup: (!is_proxied).then(|| Lookup::new(&place.host, place.port)),
             #[cfg(feature = "proxy")]
             proxy: usable_proxy(found, &place, env)?,
             url: place.text,
@@ -110,7 +116,15 @@ impl Server {
     pub(crate) fn send(&self, request: Request) -> Answer {
         let url = format!("{}{}", self.0.url, encode_path(&request.path));
         let deadline = Instant::now() + self.0.timeout;
-        let prepared = self.prepare(&url, request);
+        let lookup = self.0.lookup.as_ref();
+        if lookup.is_some_and(|lookup| !lookup.is_through(deadline)) {
+            return retry(format!(
+                "cannot reach {url}: the server's name is still being looked up after {} s",
+                self.0.timeout.as_secs()
+            ));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let prepared = self.prepare(&url, request, whole_seconds(left));
         // It panics when it gets no thread, and over some headers.
         match catch_unwind(AssertUnwindSafe(|| prepared.send_lazy())) {
             Ok(Ok(response)) => self.answered(&url, response, deadline),
@@ -122,7 +136,7 @@ impl Server {
         }
     }
 
-    fn prepare(&self, url: &str, request: Request) -> minreq::Request {
+    fn prepare(&self, url: &str, request: Request, timeout: Duration) -> minreq::Request {
         let (content_type, body) = match request.body {
             Body::Json(bytes) => ("application/json".to_owned(), bytes),
             Body::Multipart { boundary, bytes } => {
@@ -130,7 +144,7 @@ impl Server {
             }
         };
         let mut prepared = minreq::post(url)
-            .with_timeout(self.0.timeout.as_secs())
+            .with_timeout(timeout.as_secs())
             // A redirect would take the key along.
             .with_follow_redirects(false)
             .with_max_headers_size(MAX_HEADERS)
@@ -164,11 +178,14 @@ impl Server {
                 "{url} closed the connection or did not answer in HTTP"
             ));
         }
-        let header = response
-            .headers
-            .iter()
-            .find(|(name, _)| name == "retry-after");
-        let after = header.and_then(|(_, value)| retry_after::parse(value, SystemTime::now()));
+        let header = |wanted| {
+            let mut headers = response.headers.iter();
+            headers.find_map(|(name, value)| (name == wanted).then_some(value.as_str()))
+        };
+        // By the server's clock, if it tells: ours may be wrong.
+        let now = header("date").and_then(retry_after::date);
+        let now = now.unwrap_or_else(SystemTime::now);
+        let after = header("retry-after").and_then(|value| retry_after::parse(value, now));
         // These have no body; waiting for one would be waiting for the connection to close.
         let body = match status {
             204 | 304 => Vec::new(),
@@ -192,10 +209,15 @@ impl Server {
         let hint = &self.0.hint;
         let pause = |why: String| Answer::Pause { why, status: None };
         match error {
-            Failed::IoError(io) if is_timeout(io.kind()) => unanswered(format!(
-                "no answer from {url} within {} s{hint}",
-                self.0.timeout.as_secs()
-            )),
+            Failed::IoError(io) if is_timeout(io.kind()) => {
+                if let Some(lookup) = &self.0.lookup {
+                    lookup.suspect();
+                }
+                unanswered(format!(
+                    "no answer from {url} within {} s{hint}",
+                    self.0.timeout.as_secs()
+                ))
+            }
             Failed::InvalidProxyCreds | Failed::BadProxyCreds => pause(format!(
                 "the proxy refused its credentials{hint}: check them; everything is kept"
             )),

@@ -19,6 +19,13 @@ pub(crate) fn parse(value: &str, now: SystemTime) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(wait).ok()?).min(LONGEST))
 }
 
+/// The time in a `Date` header.
+pub(crate) fn date(value: &str) -> Option<SystemTime> {
+    // Only the obsolete form has a year of two digits; no server has to send that.
+    let seconds = http_date(value.trim(), 0)?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
 /// Seconds since 1970 of an HTTP date. `now` only settles the century of a two-digit year.
 fn http_date(text: &str, now: i64) -> Option<i64> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();

@@ -293,6 +293,21 @@ fn retry_after_is_passed_on() {
 }
 
 #[test]
+fn a_date_to_come_back_at_is_read_by_the_servers_own_clock() {
+    for year in [1994, 2090] {
+        let time = |seconds| format!("Sun, 06 Nov {year} 08:49:{seconds} GMT");
+        let headers = vec![
+            ("Date".to_owned(), time(20)),
+            ("Retry-After".to_owned(), time(37)),
+        ];
+        match answer_to(Mode::Status(503, String::new(), headers), LONG).0 {
+            Answer::Retry { after, .. } => assert_eq!(after, Some(Duration::from_secs(17))),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_redirect_is_not_followed_and_the_key_stays_here() {
     let elsewhere = Collector::start().unwrap();
     for code in [301, 302, 303, 307, 308] {

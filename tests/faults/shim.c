@@ -12,6 +12,7 @@
  *   FAULT_ONLY     the kinds of call that count, by letter (see below); default: all
  *   FAULT_PERSIST  fail: all calls from that one on, until the file FAULT_CLEAR exists
  *   FAULT_SLOW_US  record: how long a sync takes
+ *   FAULT_CLOCK    in any mode: while this file exists, the wall clock is an hour behind
  *
  * Kinds: o open, d opendir, w write, s sync of a file, y sync of a directory, t truncate,
  * r rename, u unlink, m mkdir, g read.
@@ -40,6 +41,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum mode { OFF, KILL, FAIL, RECORD };
@@ -49,7 +51,7 @@ enum verdict { GO, REFUSE, HALVE };
 #define MOST_FILES 4096
 
 static enum mode mode = OFF;
-static const char *dir, *only, *clear_path;
+static const char *dir, *only, *clear_path, *clock_path;
 static size_t dir_len;
 static int log_fd = -1, error_number, half, persist, slow_us;
 static long at, calls;
@@ -77,6 +79,7 @@ static long number(const char *name) {
 __attribute__((constructor)) static void begin(void) {
     const char *text = getenv("FAULT_MODE"), *log = getenv("FAULT_LOG");
     dir = getenv("FAULT_DIR");
+    clock_path = getenv("FAULT_CLOCK");
     if (!text || !dir)
         return;
     dir_len = strlen(dir);
@@ -447,3 +450,13 @@ static int syncing(int fd, long call) {
 int fsync(int fd) { return syncing(fd, SYS_fsync); }
 
 int fdatasync(int fd) { return syncing(fd, SYS_fdatasync); }
+
+/* ---- time ---- */
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = (int)syscall(SYS_clock_gettime, clock, now);
+    if (result == 0 && clock == CLOCK_REALTIME && clock_path &&
+        syscall(SYS_access, clock_path, F_OK) == 0)
+        now->tv_sec -= 3600;
+    return result;
+}
