@@ -12,7 +12,7 @@ use crate::checkpoint;
 use crate::config;
 use crate::deadletter;
 use crate::directory::{Directory, Place, files, places};
-use crate::drain::file::line_start;
+use crate::drain::file::{begins_with_checksum, line_start};
 use crate::error::{Error, IoContext, Result};
 use crate::lock::{self, Writer, open_plain};
 use crate::name::{Extension, FileName};
@@ -287,7 +287,9 @@ fn writer_alive(path: &Path, file: &File) -> bool {
     let (Some((name, _)), Some(parent)) = (name, path.parent()) else {
         return false;
     };
-    let writer = lock::writer(&Directory::at(parent), &name, file, false);
+    // If it cannot be read, that is found out where its records are.
+    let ours = begins_with_checksum(file).unwrap_or(false);
+    let writer = lock::writer(&Directory::at(parent), &name, file, ours);
     matches!(writer, Ok(Writer::Alive))
 }
 
