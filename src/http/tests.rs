@@ -159,6 +159,26 @@ fn a_file_travels_as_multipart() {
 }
 
 #[test]
+fn no_status_but_a_2xx_is_delivered_and_only_4xx_is_refused() {
+    let collector = Collector::start().unwrap();
+    let server = server(&collector.url(), LONG);
+    for code in 100..=599 {
+        collector.set_mode(status(code));
+        let answer = server.send(json(PATH, OBJ));
+        let as_it_should_be = match (code, &answer) {
+            (200..=299, Answer::Delivered { .. }) => true,
+            (300..=399 | 401 | 403..=405 | 407, Answer::Pause { .. }) => true,
+            (100..=199 | 408 | 425 | 429 | 500.., Answer::Retry { .. }) => true,
+            (401 | 403..=405 | 407 | 408 | 425 | 429, _) => false,
+            (400..=499, Answer::Reject { .. }) => true,
+            _ => false,
+        };
+        assert!(as_it_should_be, "{code} gave {answer:?}");
+    }
+    assert_eq!(collector.requests(), 500);
+}
+
+#[test]
 fn every_status_has_its_class() {
     for code in [408, 425, 429, 500, 502, 503, 504, 599] {
         assert_retry(&answer_to(status(code), LONG).0, "why not");
