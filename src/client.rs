@@ -538,11 +538,9 @@ fn limits(config: &Config) -> Limits {
     Limits {
         durability: config.durability,
         sync_interval: config.sync_interval,
-        segment_bytes: match config.when_full {
-            WhenFull::Reject => config.segment_bytes,
-            // So that there are files to choose from.
-            WhenFull::DropOldest => config.segment_bytes.min(config.disk_budget.div_ceil(8)),
-        },
+        // A file that is being written to can neither be removed nor dropped: it must not be what
+        // fills the budget.
+        segment_bytes: config.segment_bytes.min(config.disk_budget.div_ceil(8)),
         queue_records: config.queue_records as u64,
         queue_bytes: config.queue_bytes,
         queue_wait: config.queue_wait,

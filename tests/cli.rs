@@ -324,7 +324,8 @@ fn a_root_that_nobody_has_made_holds_nothing_and_is_no_mistake() {
     let ran = tool.run(&["status", "--json"]);
     assert_eq!(
         ran.out,
-        "{\"projects\":[],\"pending_records\":0,\"dead_records\":0}\n"
+        "{\"projects\":[],\"pending_records\":0,\"dead_records\":0,\"pending_bytes\":0,\
+         \"oldest_seconds\":null,\"disk_bytes\":0}\n"
     );
 }
 
@@ -893,7 +894,7 @@ fn pythons_dead_letters_count_and_can_be_retried() {
         (1, fs::read_to_string(&path).unwrap() + "\n")
     );
     let ran = tool.run(&["status", "--json"]);
-    assert!(ran.out.contains("\"dead_records\":2}]"), "{}", ran.out);
+    assert!(ran.out.contains("\"dead_records\":2,"), "{}", ran.out);
     assert_eq!(
         tool.run(&["dead", "retry"]).out,
         "1 record put back, 1 dead letter kept\n"
@@ -996,13 +997,18 @@ fn status_counts_what_is_pending() {
     let path = tool.log_file();
     let name = path.file_name().unwrap().to_str().unwrap();
     let bytes = fs::metadata(&path).unwrap().len();
-    let expected = format!(
-        "{{\"projects\":[{{\"entity\":\"team\",\"project\":\"app\",\"dir\":\".weave/wal/team/app\",\
-         \"files\":[{{\"name\":\"{name}\",\"bytes\":{bytes},\"delivered_bytes\":0,\
-         \"pending_records\":3,\"writer\":\"gone\"}}],\"pending_records\":3,\"dead_records\":0}}],\
-         \"pending_records\":3,\"dead_records\":0}}\n"
-    );
-    assert_eq!(ran.out, expected);
+    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let project = &status["projects"][0];
+    let (file, age) = (&project["files"][0], &project["oldest_seconds"]);
+    assert!(age.is_u64() && *age == file["age_seconds"] && *age == status["oldest_seconds"]);
+    let file = json!({"name": name, "bytes": bytes, "delivered_bytes": 0, "pending_records": 3,
+        "writer": "gone", "age_seconds": age});
+    let project = json!({"entity": "team", "project": "app", "dir": ".weave/wal/team/app",
+        "files": [file], "pending_records": 3, "dead_records": 0, "pending_bytes": bytes,
+        "oldest_seconds": age});
+    let expected = json!({"projects": [project], "pending_records": 3, "dead_records": 0,
+        "pending_bytes": bytes, "oldest_seconds": age, "disk_bytes": 4096});
+    assert_eq!(status, expected);
     let ran = tool.run(&["status"]);
     assert_eq!((ran.status, ran.err.as_str()), (1, ""));
     let row = ran.out.lines().nth(1).unwrap();
