@@ -46,6 +46,17 @@ fn append_until_full(client: &Client, first: usize) -> usize {
     unreachable!()
 }
 
+/// Appends as soon as there is room, which must come. (A file that a sender has open at the moment
+/// is not dropped, so there may be none for a while.)
+fn append_at_last(client: &Client, record: &serde_json::Value) {
+    let deadline = Instant::now() + LONG;
+    while let Err(error) = client.append(Kind::CallStart, record) {
+        assert!(error.is_no_room(), "{error}");
+        assert!(Instant::now() < deadline, "{error} {:?}", client.stats());
+        std::thread::yield_now();
+    }
+}
+
 /// Not a test of its own: a process that fills its share.
 #[test]
 fn part() {
@@ -136,16 +147,9 @@ fn when_deliveries_have_made_room_appends_go_on_by_themselves() {
     let client = Client::open(bounds).unwrap();
     let mut accepted = append_until_full(&client, 0);
     collector.restart().unwrap();
-    let deadline = Instant::now() + LONG;
     while accepted < 2_000 {
-        match client.append(Kind::CallStart, &large(accepted)) {
-            Ok(_) => accepted += 1,
-            Err(error) => {
-                assert!(error.is_no_room(), "{error}");
-                assert!(Instant::now() < deadline, "{error} {:?}", client.stats());
-                std::thread::yield_now();
-            }
-        }
+        append_at_last(&client, &large(accepted));
+        accepted += 1;
     }
     assert!(client.finish(LONG).is_complete());
     assert_each_start_once(&collector, 0..accepted);
@@ -227,14 +231,7 @@ fn while_a_client_delivers_each_record_is_delivered_or_counted() {
             .free_space_floor(0),
     );
     let accepted = 1_500;
-    let deadline = Instant::now() + LONG;
-    for n in 0..accepted {
-        // A file that is on its way to the server is not dropped: for a moment there may be none.
-        while let Err(error) = client.append(Kind::CallStart, &large(n)) {
-            assert!(error.is_no_room() && Instant::now() < deadline, "{error}");
-            std::thread::yield_now();
-        }
-    }
+    (0..accepted).for_each(|n| append_at_last(&client, &large(n)));
     collector.restart().unwrap();
     let receipt = client.finish(LONG);
     let records = dropped.lock().unwrap().0;
@@ -263,9 +260,7 @@ fn a_live_file_and_another_projects_files_are_never_dropped() {
     let used = inspect::disk_bytes(dir.path());
     let (client, dropped) = dropping(bounded(dir.path(), used + 4 * KIB));
     // It fills the dead one's place, and then it can only drop its own.
-    for n in 1_000..1_200 {
-        client.append(Kind::CallStart, &large(n)).unwrap();
-    }
+    (1_000..1_200).for_each(|n| append_at_last(&client, &large(n)));
     let own = client.stats().dropped - 100;
     client.flush(LONG).unwrap();
     assert_eq!(dropped.lock().unwrap().0, 100 + own);
@@ -310,7 +305,7 @@ fn a_damaged_file_is_dropped_with_its_good_records_counted_and_its_dead_letters_
     std::fs::write(log.with_extension("deadletter"), "{}\n").unwrap();
     let used = inspect::disk_bytes(dir.path());
     let (client, dropped) = dropping(bounded(dir.path(), used + 1));
-    client.append(Kind::CallStart, &start(10)).unwrap();
+    append_at_last(&client, &start(10));
     client.flush(LONG).unwrap();
     assert_eq!(*dropped.lock().unwrap(), (9, vec![log.clone()]));
     assert!(!log.exists() && log.with_extension("deadletter").exists());
