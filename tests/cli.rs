@@ -644,6 +644,40 @@ fn a_disk_that_takes_no_more_ends_it_and_what_was_acknowledged_stays() {
 }
 
 #[test]
+fn at_the_disk_budget_a_line_is_refused_or_the_oldest_file_is_dropped_and_both_are_told() {
+    let (tool, collector) = with_collector();
+    tool.log(0..100);
+    let full = [&APPEND[..], &["--disk-budget", "16KiB"]].concat();
+    let ran = tool.feed(&full, records(100..200).as_bytes());
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.err.contains("line 1: record not accepted"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("a disk budget of 16384"), "{}", ran.err);
+    let drop = [&full[..], &["--when-full", "drop-oldest"]].concat();
+    let ran = tool.feed(&drop, records(200..220).as_bytes());
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.err.contains("dropped 100 records"), "{}", ran.err);
+    assert_eq!(tool.run(&["send"]).status, 0);
+    assert_each_start_once(&collector, 200..220);
+    // A floor that no disk has.
+    let floor = [&APPEND[..], &["--free-space-floor", "8000000000GiB"]].concat();
+    let ran = tool.feed(&floor, records(0..1).as_bytes());
+    assert_eq!(ran.status, 1);
+    assert!(ran.err.contains("of the disk free"), "{}", ran.err);
+    for bad in [
+        ["--disk-budget", "0"],
+        ["--disk-budget", "5MB"],
+        ["--when-full", "delete"],
+    ] {
+        let ran = tool.run(&[&APPEND[..], &bad].concat());
+        assert_eq!(ran.status, 2, "{bad:?}: {}", ran.err);
+    }
+}
+
+#[test]
 fn append_without_records_leaves_nothing() {
     let tool = Tool::new();
     assert_eq!(tool.feed(&APPEND, b"\n\n").status, 0);
