@@ -26,7 +26,7 @@ impl Backoff {
 
     /// For failures that may pass by themselves.
     pub(crate) fn transient() -> Self {
-        Backoff::new(Duration::from_millis(250), Duration::from_secs(30))
+        Backoff::new(Duration::from_millis(1000), Duration::from_secs(30))
     }
 
     /// For looking whether somebody has mended the configuration.

@@ -32,7 +32,7 @@ use crate::worker::Worker;
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long dropping a client waits for a disk that does not answer.
-const LAST_SYNC: Duration = Duration::from_secs(10);
+const LAST_SYNC: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// An open log of one project, and the thread that delivers it.
 ///
@@ -538,11 +538,9 @@ fn limits(config: &Config) -> Limits {
     Limits {
         durability: config.durability,
         sync_interval: config.sync_interval,
-        segment_bytes: match config.when_full {
-            WhenFull::Reject => config.segment_bytes,
-            // So that there are files to choose from.
-            WhenFull::DropOldest => config.segment_bytes.min(config.disk_budget.div_ceil(8)),
-        },
+        // A file that is being written to can neither be removed nor dropped: it must not be what
+        // fills the budget.
+        segment_bytes: config.segment_bytes.min(config.disk_budget.div_ceil(8)),
         queue_records: config.queue_records as u64,
         queue_bytes: config.queue_bytes,
         queue_wait: config.queue_wait,
@@ -588,6 +586,29 @@ mod tests {
         });
         let (flushed, finished) = answer.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!((flushed.pending, finished.pending), (1, 1));
+        drop(hanging);
+    }
+
+    #[test]
+    fn statistics_and_a_drop_do_not_wait_for_a_write_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = client(dir.path());
+        append(&client);
+        client.sync().unwrap();
+        let synced = client.stats().synced_bytes;
+        assert!(synced > 0);
+        let log = Arc::clone(&client.inner.log);
+        let hanging = log.hang();
+        let (reply, answer) = mpsc::channel();
+        thread::spawn(move || {
+            reply.send(client.stats()).unwrap();
+            drop(client);
+            reply.send(Stats::default()).unwrap();
+        });
+        let stats = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+        // What could be said before, and what needs no asking.
+        assert_eq!((stats.appended, stats.synced_bytes), (1, synced));
+        answer.recv_timeout(Duration::from_secs(30)).unwrap();
         drop(hanging);
     }
 

@@ -63,8 +63,7 @@ pub enum WhenFull {
     /// [`Stats::dropped`](crate::Stats::dropped) and told as
     /// [`Event::Dropped`](crate::Event::Dropped). If that cannot help, the record is refused.
     ///
-    /// So that there are files to choose from, the log goes on in a new file at an eighth of the
-    /// budget at the latest. The append that meets the bound reads the file to count its records.
+    /// The append that meets the bound reads the file that goes, to count its records.
     DropOldest,
 }
 
@@ -219,7 +218,8 @@ impl Config {
         self
     }
 
-    /// The size, in bytes, at which the log goes on in a new file. Default: 64 MiB.
+    /// The size, in bytes, at which the log goes on in a new file; an eighth of the disk budget, if
+    /// that is less. Default: 64 MiB.
     pub fn segment_bytes(mut self, segment_bytes: u64) -> Self {
         self.segment_bytes = segment_bytes;
         self

@@ -80,12 +80,13 @@ impl Log {
 
     /// How much was accepted, in bytes.
     pub fn accepted(&self) -> u64 {
-        self.log.position().accepted
+        self.log.accepted().1
     }
 
     /// Does every call try again what has failed?
     pub fn is_degraded(&self) -> bool {
-        self.log.failure().is_some()
+        let seen = self.log.glance();
+        seen.is_some_and(|(_, failure)| failure.is_some())
     }
 
     /// One batch of the log's own oldest file, as the client's thread does it.

@@ -36,7 +36,8 @@
 //!    directory.
 //! 6. *Corruption is contained:* quarantined with its offset and reason, never in the way of its
 //!    neighbours.
-//! 7. *Everything is bounded:* memory, waits, requests. At a bound the caller gets a clear error.
+//! 7. *Everything is bounded:* memory, the disk, waits, requests. At a bound the caller gets a clear
+//!    error, and nothing that was accepted is lost.
 //! 8. *Closing gives a receipt,* within its deadline.
 //! 9. *Nothing leaks:* the key is in no file or message; files are private; no name escapes the
 //!    root.

@@ -47,7 +47,8 @@ pub struct Sender {
 /// How long [`Sender::run`] goes on.
 #[derive(Debug, Clone)]
 pub struct Until<'a> {
-    /// Go on with what is written from now on. Default: false.
+    /// Go on with what is written from now on. It begins after a random time of up to 2 s: many
+    /// that are started in the same second do not send in the same second. Default: false.
     pub watch: bool,
     /// The end of the whole run, whatever is left. Default: none.
     pub deadline: Option<Instant>,

@@ -28,6 +28,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often the directory is searched for what other processes have left behind since.
 const SEARCH_AGAIN: Duration = Duration::from_secs(30);
 
+/// How often a client asks whether another one still delivers the leftovers.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How many batches of its own a client sends for each of the leftovers, while there are any.
 const LIVE_FIRST: u32 = 3;
 
@@ -327,12 +330,12 @@ impl Worker {
             return Ok(None);
         }
         let now = Instant::now();
-        self.searched = Some(now);
         let adopted = lock::adopt(directory);
         if matches!(adopted, Adoption::Taken) {
-            self.leftovers_from = Some(now + SEARCH_AGAIN);
+            self.leftovers_from = Some(now + ASK_AGAIN);
             return Ok(None);
         }
+        self.searched = Some(now);
         // What means nothing may as well stay for another while.
         let _ = orphans::remove(directory, orphans::YOUNG);
         self.leftovers = directory.logs()?.into();

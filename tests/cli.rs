@@ -324,7 +324,8 @@ fn a_root_that_nobody_has_made_holds_nothing_and_is_no_mistake() {
     let ran = tool.run(&["status", "--json"]);
     assert_eq!(
         ran.out,
-        "{\"projects\":[],\"pending_records\":0,\"dead_records\":0}\n"
+        "{\"projects\":[],\"pending_records\":0,\"dead_records\":0,\"pending_bytes\":0,\
+         \"oldest_seconds\":null,\"disk_bytes\":0}\n"
     );
 }
 
@@ -643,6 +644,40 @@ fn a_disk_that_takes_no_more_ends_it_and_what_was_acknowledged_stays() {
 }
 
 #[test]
+fn at_the_disk_budget_a_line_is_refused_or_the_oldest_file_is_dropped_and_both_are_told() {
+    let (tool, collector) = with_collector();
+    tool.log(0..100);
+    let full = [&APPEND[..], &["--disk-budget", "16KiB"]].concat();
+    let ran = tool.feed(&full, records(100..200).as_bytes());
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.err.contains("line 1: record not accepted"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("a disk budget of 16384"), "{}", ran.err);
+    let drop = [&full[..], &["--when-full", "drop-oldest"]].concat();
+    let ran = tool.feed(&drop, records(200..220).as_bytes());
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.err.contains("dropped 100 records"), "{}", ran.err);
+    assert_eq!(tool.run(&["send"]).status, 0);
+    assert_each_start_once(&collector, 200..220);
+    // A floor that no disk has.
+    let floor = [&APPEND[..], &["--free-space-floor", "8000000000GiB"]].concat();
+    let ran = tool.feed(&floor, records(0..1).as_bytes());
+    assert_eq!(ran.status, 1);
+    assert!(ran.err.contains("of the disk free"), "{}", ran.err);
+    for bad in [
+        ["--disk-budget", "0"],
+        ["--disk-budget", "5MB"],
+        ["--when-full", "delete"],
+    ] {
+        let ran = tool.run(&[&APPEND[..], &bad].concat());
+        assert_eq!(ran.status, 2, "{bad:?}: {}", ran.err);
+    }
+}
+
+#[test]
 fn append_without_records_leaves_nothing() {
     let tool = Tool::new();
     assert_eq!(tool.feed(&APPEND, b"\n\n").status, 0);
@@ -893,7 +928,7 @@ fn pythons_dead_letters_count_and_can_be_retried() {
         (1, fs::read_to_string(&path).unwrap() + "\n")
     );
     let ran = tool.run(&["status", "--json"]);
-    assert!(ran.out.contains("\"dead_records\":2}]"), "{}", ran.out);
+    assert!(ran.out.contains("\"dead_records\":2,"), "{}", ran.out);
     assert_eq!(
         tool.run(&["dead", "retry"]).out,
         "1 record put back, 1 dead letter kept\n"
@@ -996,13 +1031,18 @@ fn status_counts_what_is_pending() {
     let path = tool.log_file();
     let name = path.file_name().unwrap().to_str().unwrap();
     let bytes = fs::metadata(&path).unwrap().len();
-    let expected = format!(
-        "{{\"projects\":[{{\"entity\":\"team\",\"project\":\"app\",\"dir\":\".weave/wal/team/app\",\
-         \"files\":[{{\"name\":\"{name}\",\"bytes\":{bytes},\"delivered_bytes\":0,\
-         \"pending_records\":3,\"writer\":\"gone\"}}],\"pending_records\":3,\"dead_records\":0}}],\
-         \"pending_records\":3,\"dead_records\":0}}\n"
-    );
-    assert_eq!(ran.out, expected);
+    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let project = &status["projects"][0];
+    let (file, age) = (&project["files"][0], &project["oldest_seconds"]);
+    assert!(age.is_u64() && *age == file["age_seconds"] && *age == status["oldest_seconds"]);
+    let file = json!({"name": name, "bytes": bytes, "delivered_bytes": 0, "pending_records": 3,
+        "writer": "gone", "age_seconds": age});
+    let project = json!({"entity": "team", "project": "app", "dir": ".weave/wal/team/app",
+        "files": [file], "pending_records": 3, "dead_records": 0, "pending_bytes": bytes,
+        "oldest_seconds": age});
+    let expected = json!({"projects": [project], "pending_records": 3, "dead_records": 0,
+        "pending_bytes": bytes, "oldest_seconds": age, "disk_bytes": 4096});
+    assert_eq!(status, expected);
     let ran = tool.run(&["status"]);
     assert_eq!((ran.status, ran.err.as_str()), (1, ""));
     let row = ran.out.lines().nth(1).unwrap();

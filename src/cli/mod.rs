@@ -234,6 +234,26 @@ impl FromStr for Seconds {
     }
 }
 
+/// A size that a user may give.
+struct Bytes(u64);
+
+impl FromStr for Bytes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+        let with_unit = units
+            .iter()
+            .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+        let (digits, shift) = with_unit.unwrap_or((text, 0));
+        let number = digits.parse::<u64>().ok();
+        let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+        bytes
+            .map(Bytes)
+            .ok_or("give a number of bytes, or one with KiB, MiB or GiB, as in 512MiB")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +279,17 @@ mod tests {
             for option in [command.known.flags, command.known.options].concat() {
                 assert!(help.contains(option), "{} {option}", command.name);
             }
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        for (text, expected) in [("0", 0), ("7", 7), ("3KiB", 3 << 10), ("4GiB", 4 << 30)] {
+            let Bytes(parsed) = text.parse().unwrap();
+            assert_eq!(parsed, expected, "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5GiB", "5MB", "5 MiB", "99999999999GiB"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }
 
