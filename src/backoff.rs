@@ -24,14 +24,29 @@ impl Backoff {
         }
     }
 
+    /// For failures that may pass by themselves.
+    pub(crate) fn transient() -> Self {
+        Backoff::new(Duration::from_millis(1000), Duration::from_secs(30))
+    }
+
+    /// For looking whether somebody has mended the configuration.
+    pub(crate) fn probe() -> Self {
+        Backoff::new(Duration::from_secs(2), Duration::from_secs(60))
+    }
+
+    /// The wait when the server has asked for one: that, and then some, up to half as long again.
+    /// All who were told the same must not come back in the same moment.
+    pub(crate) fn asked(&mut self, asked: Duration, random: u64) -> Duration {
+        let ceiling = (asked / 2).min(self.cap);
+        asked + self.next(random).max(uniform(ceiling, random))
+    }
+
     /// The wait before the next attempt, in `(0, min(cap, base * 2^attempts)]`, where `random`
     /// is any uniformly distributed number.
     pub(crate) fn next(&mut self, random: u64) -> Duration {
-        let ceiling = self.ceiling_nanos();
+        let ceiling = self.ceiling();
         self.attempts = self.attempts.saturating_add(1);
-        let nanos = (u128::from(ceiling) * (u128::from(random) + 1)) >> 64;
-        // Below 2^64, as the ceiling is; never 0, so that a wait is always a wait.
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(ceiling).max(1))
+        uniform(ceiling, random)
     }
 
     /// Something worked: the next wait is a short one again.
@@ -45,13 +60,20 @@ impl Backoff {
         self.attempts
     }
 
-    fn ceiling_nanos(&self) -> u64 {
+    fn ceiling(&self) -> Duration {
         let factor = 1_u128.checked_shl(self.attempts).unwrap_or(u128::MAX);
         let ceiling = self.base.as_nanos().saturating_mul(factor);
-        u64::try_from(ceiling.min(self.cap.as_nanos()))
-            .unwrap_or(u64::MAX)
-            .max(1)
+        let nanos = u64::try_from(ceiling.min(self.cap.as_nanos()));
+        Duration::from_nanos(nanos.unwrap_or(u64::MAX))
     }
+}
+
+/// A wait in `(0, ceiling]`, where `random` is any uniformly distributed number.
+pub(crate) fn uniform(ceiling: Duration, random: u64) -> Duration {
+    let ceiling = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+    let nanos = (u128::from(ceiling) * (u128::from(random) + 1)) >> 64;
+    // Below 2^64, as the ceiling is; never 0, so that a wait is always a wait.
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(ceiling).max(1))
 }
 
 #[cfg(test)]
@@ -86,6 +108,23 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.attempts(), 0);
         assert_eq!(backoff.next(u64::MAX), BASE);
+    }
+
+    #[test]
+    fn those_who_were_told_the_same_come_back_spread_over_half_as_long_again() {
+        let asked = Duration::from_secs(30);
+        let wait = |random| Backoff::transient().asked(asked, random);
+        assert!(wait(0) > asked && wait(0) < asked + Duration::from_millis(1));
+        assert_eq!(wait(u64::MAX), asked + asked / 2);
+        assert!(
+            Backoff::transient()
+                .asked(Duration::from_secs(3600), u64::MAX)
+                .as_secs()
+                <= 3630
+        );
+        // For a moment there is the backoff.
+        let mut backoff = after(3, BASE, CAP);
+        assert_eq!(backoff.asked(Duration::ZERO, u64::MAX), 8 * BASE);
     }
 
     #[test]

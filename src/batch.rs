@@ -20,6 +20,10 @@ const SINGLES: usize = 100;
 /// Damaged places in one batch, each kept in memory until they are in the dead-letter file.
 const FAULTS: usize = 1_000;
 
+/// How many NUL bytes, as a hole or a power loss leaves them, one batch skips at most: reading them
+/// takes time, and the thread has timers to keep.
+const SKIPPED: usize = 64 << 20;
+
 /// How large a batch may get.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
@@ -95,13 +99,14 @@ impl Batch {
         };
         let mut reader = Reader::new(limits.record);
         let mut window = Window::new(start);
-        let (mut bytes, mut singles) = (0, 0);
+        let (mut bytes, mut singles, mut skipped) = (0, 0, 0);
         let mut may_end = true;
         while !may_end
             || (batch.entries.len() < limits.records
                 && bytes < limits.bytes
                 && singles < SINGLES
-                && batch.damages.len() < FAULTS)
+                && batch.damages.len() < FAULTS
+                && skipped < SKIPPED)
         {
             let rest = window.bytes();
             let tail = match window.end() >= end.offset && end.is_final {
@@ -133,7 +138,10 @@ impl Batch {
                     batch.add_damage(fault, at..at + len as u64);
                     len
                 }
-                Step::Skip { len, .. } => len,
+                Step::Skip { len, .. } => {
+                    skipped += len;
+                    len
+                }
                 Step::More if window.end() < end.offset => {
                     if !window.refill(source, end.offset)? {
                         break;

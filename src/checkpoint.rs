@@ -118,6 +118,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_too_long_for_a_checkpoint_is_nonsense() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.checkpoint");
+        for (len, read_as) in [(LONGEST, 5), (LONGEST + 1, 0), (LONGEST + 2, 0)] {
+            fs::write(&path, format!("{:<1$}", 5, len as usize)).unwrap();
+            assert_eq!(read(&path), read_as, "{len} bytes");
+        }
+    }
+
+    #[test]
     fn a_link_or_a_directory_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");

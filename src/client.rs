@@ -3,33 +3,42 @@
 use std::fmt;
 use std::process;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::age::Marks;
+use crate::backoff::uniform;
 use crate::batch::BatchLimits;
-use crate::config::{self, Config, Storage};
+use crate::budget::Budget;
+use crate::config::{self, Config, Storage, WhenFull};
 use crate::desk::{self, Board, Desk, Message};
 use crate::directory::Directory;
 use crate::error::{Error, IoContext, Result};
+use crate::events::Events;
+use crate::eviction::drop_oldest;
+use crate::holdoff::HoldOff;
 use crate::http::Server;
-use crate::log::{Limits, Log};
+use crate::log::{Limits, Log, Position};
 use crate::record::{Kind, Line};
-use crate::replay::Replay;
-use crate::report::{Receipt, Stats};
+use crate::replay::{Replay, random};
+use crate::report::{Event, Receipt, Stats};
 use crate::worker::Worker;
 
 /// "For ever" is as good as a century, and no clock overflows.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
+/// How long dropping a client waits for a disk that does not answer.
+const LAST_SYNC: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
 /// An open log of one project, and the thread that delivers it.
 ///
 /// Cheap to clone; all clones are one client. When the last one is dropped, what was appended is
-/// synced to disk; the drop never waits for the network. To learn what was delivered, call
-/// [`finish`](Self::finish).
+/// synced to disk; the drop never waits for the network, and at most 10 s for a disk that hangs.
+/// To learn what was delivered, call [`finish`](Self::finish).
 ///
 /// ```no_run
 /// use serde_json::json;
@@ -54,8 +63,13 @@ struct Inner {
     pid: u32,
     project_id: String,
     record_limit: usize,
+    budget: Budget,
+    when_full: WhenFull,
     log: Arc<Log>,
     board: Arc<Mutex<Board>>,
+    events: Arc<Events>,
+    /// What could last be said of the log, for when it cannot be asked.
+    seen: Mutex<(Position, Option<Error>)>,
     directory: Option<Directory>,
     thread: Sender<Message>,
 }
@@ -123,15 +137,20 @@ impl Client {
             )?),
             false => None,
         };
+        // A program that changes its working directory keeps its log.
+        let root = std::path::absolute(&config.root).doing("find", &config.root)?;
         let directory = match config.storage {
             Storage::Disk => {
-                // A program that changes its working directory keeps its log.
-                let root = std::path::absolute(&config.root).doing("find", &config.root)?;
                 let path = root.join(&config.entity).join(&config.project);
                 Some(Directory::create(&path)?)
             }
             Storage::Memory => None,
         };
+        let hold_off = match (&directory, &server) {
+            (Some(_), Some(server)) => Some(HoldOff::new(&root, server.url())),
+            _ => None,
+        };
+        let events = Events::new(config.on_event.clone());
         let (outbox, inbox) = mpsc::channel();
         let waker = outbox.clone();
         let log = Arc::new(Log::open(
@@ -149,7 +168,9 @@ impl Client {
                 board: Arc::clone(&board),
                 directory: directory.clone(),
                 server,
-                on_event: config.on_event.clone(),
+                events: Arc::clone(&events),
+                hold_off,
+                marks: Marks::default(),
                 inbox,
                 outbox: outbox.clone(),
                 flushes: Vec::new(),
@@ -164,6 +185,9 @@ impl Client {
             leftovers: Default::default(),
             deferred: Default::default(),
             searched: None,
+            adopted: None,
+            leftovers_from: Some(Instant::now() + uniform(config.start_jitter, random())),
+            passed_over: 0,
         };
         thread::Builder::new()
             .name("weave-wal".to_owned())
@@ -174,8 +198,12 @@ impl Client {
                 pid: process::id(),
                 project_id: format!("{}/{}", config.entity, config.project),
                 record_limit: config.record_limit,
+                budget: Budget::new(root, config.disk_budget, config.free_space_floor),
+                when_full: config.when_full,
                 log,
                 board,
+                events,
+                seen: Mutex::default(),
                 directory,
                 thread: outbox,
             }),
@@ -188,7 +216,7 @@ impl Client {
     ///
     /// # Errors
     /// The record was not accepted: [`Error::Record`] if it is no JSON object or too large,
-    /// [`Error::QueueFull`], [`Error::Io`], [`Error::Degraded`], [`Error::Closed`],
+    /// [`Error::QueueFull`], [`Error::NoRoom`] at the disk budget or the free-space floor, [`Error::Io`], [`Error::Degraded`], [`Error::Closed`],
     /// [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
     /// the sync that failed; then the record may be delivered all the same.
     pub fn append(&self, kind: Kind, req: &Value) -> Result<Ticket> {
@@ -273,12 +301,17 @@ impl Client {
     /// still pending at the deadline is no error: the [`Receipt`] says so.
     pub fn flush(&self, deadline: Duration) -> Result<Receipt> {
         check_process(self.inner.pid)?;
+        let begun = Instant::now();
         let (_, position) = self.inner.log.accepted();
-        self.ask(deadline, |deadline, reply| Message::Flush {
+        let receipt = self.ask(deadline, |deadline, reply| Message::Flush {
             position,
             deadline,
             reply,
-        })
+        });
+        self.inner
+            .events
+            .wait(deadline.saturating_sub(begun.elapsed()));
+        receipt
     }
 
     /// Ends the client: no more records, everything synced, delivered as far as possible within
@@ -297,6 +330,9 @@ impl Client {
             deadline,
             reply,
         });
+        self.inner
+            .events
+            .wait(deadline.saturating_sub(begun.elapsed()));
         asked.unwrap_or_else(|stopped| {
             // The thread has ended, after an earlier `finish` perhaps. What can be done without it
             // is to make the records safe.
@@ -310,23 +346,35 @@ impl Client {
         })
     }
 
-    /// What this client has done so far.
+    /// What this client has done so far. It never waits long, whatever hangs: while a write does,
+    /// the counts of what was written and synced are those from before it.
     pub fn stats(&self) -> Stats {
         let board = self.inner.board();
-        let position = self.inner.log.position();
+        let (position, failure) = self.inner.position();
+        let (appended, appended_bytes) = self.inner.log.accepted();
+        let pending = desk::pending(&self.inner.log, &board);
+        let events = self.inner.events.counts();
         Stats {
-            appended: position.records,
-            appended_bytes: position.accepted,
+            appended,
+            appended_bytes,
+            written_bytes: position.written,
             synced_bytes: position.synced,
-            pending: desk::pending(&self.inner.log, &board),
-            pending_bytes: position.accepted.saturating_sub(self.inner.log.delivered()),
+            pending,
+            pending_bytes: appended_bytes.saturating_sub(self.inner.log.delivered()),
+            oldest_pending: oldest_pending(&board, pending),
+            leftover_files: board.leftover_files,
+            dropped: board.dropped,
+            resent: board.resent,
+            disk_bytes: self.inner.budget.used(),
+            events_missed: events.missed,
+            event_panics: events.panics,
             delivered: board.settled.delivered,
             rejected: board.settled.rejected,
             corrupt: board.settled.corrupt,
             requests: board.requests,
             retries: board.retries,
             queue_bytes: position.queued,
-            last_error: match self.inner.log.failure() {
+            last_error: match failure {
                 Some(failure) => Some(failure.to_string()),
                 None => board.last_error,
             },
@@ -348,9 +396,11 @@ impl Client {
     fn append_text(&self, kind: Kind, req: &str) -> Result<Ticket> {
         check_process(self.inner.pid)?;
         let line = Line::new(kind, req, self.inner.record_limit)?;
+        self.inner.book(line.len() as u64)?;
+        let appended = self.inner.log.append(&line);
         Ok(Ticket {
             pid: self.inner.pid,
-            position: self.inner.log.append(&line)?,
+            position: appended.inspect_err(|_| self.inner.budget.unbook(line.len() as u64))?,
             log: Arc::clone(&self.inner.log),
         })
     }
@@ -379,10 +429,11 @@ impl Client {
 
 impl Inner {
     fn board(&self) -> Board {
-        self.board
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock_board().clone()
+    }
+
+    fn lock_board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the log, but gives up waiting for a disk that hangs.
@@ -393,9 +444,63 @@ impl Inner {
             let _ = log.close();
             let _ = reply.send(());
         });
-        if closing.is_ok() {
-            let _ = closed.recv_timeout(deadline.min(LONGEST));
+        match closing {
+            Ok(_) => drop(closed.recv_timeout(deadline.min(LONGEST))),
+            // Without a thread there is nobody else to wait.
+            Err(_) => drop(self.log.close()),
         }
+    }
+
+    /// What can be said of the log, or could when it last answered.
+    fn position(&self) -> (Position, Option<Error>) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(now) = self.log.glance() {
+            *seen = now;
+        }
+        seen.clone()
+    }
+
+    /// Books room on the disk for a record.
+    fn book(&self, len: u64) -> Result<()> {
+        match &self.directory {
+            Some(directory) => self
+                .budget
+                .book(len, &mut |missing| self.make_room(directory, missing)),
+            None => Ok(()),
+        }
+    }
+
+    /// At the disk budget: drops the oldest file, if that is what was asked for. Was one dropped?
+    fn make_room(&self, directory: &Directory, missing: u64) -> bool {
+        if self.when_full == WhenFull::Reject {
+            return false;
+        }
+        let dropped = match drop_oldest(directory, missing) {
+            // The file that is being written may be large enough to be left for another one.
+            Ok(None) if self.log.sync().is_ok() => drop_oldest(directory, missing),
+            dropped => dropped,
+        };
+        let discarded = match dropped {
+            Ok(Some(discarded)) => discarded,
+            Ok(None) => return false,
+            Err(error) => {
+                self.lock_board().last_error = Some(error.to_string());
+                return false;
+            }
+        };
+        let is_own = self.log.is_own(&discarded.name);
+        let mut board = self.lock_board();
+        board.dropped += discarded.records;
+        board.own_records += if is_own { discarded.records } else { 0 };
+        drop(board);
+        if discarded.bytes > 0 {
+            self.events.tell(Event::Dropped {
+                path: discarded.path,
+                records: discarded.records,
+                bytes: discarded.bytes,
+            });
+        }
+        true
     }
 
     fn receipt(&self) -> Receipt {
@@ -410,9 +515,16 @@ impl Drop for Inner {
             return;
         }
         // Nobody is left to be told; what could not be synced stays in the file as written.
-        let _ = self.log.close();
+        self.close(LAST_SYNC);
         let _ = self.thread.send(Message::Close);
     }
+}
+
+fn oldest_pending(board: &Board, pending: u64) -> Option<Duration> {
+    let own = board.oldest.filter(|_| pending > 0).map(|at| at.elapsed());
+    let begun = board.leftover_begun;
+    let leftover = begun.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+    own.into_iter().chain(leftover).max()
 }
 
 fn check_process(pid: u32) -> Result<()> {
@@ -426,7 +538,9 @@ fn limits(config: &Config) -> Limits {
     Limits {
         durability: config.durability,
         sync_interval: config.sync_interval,
-        segment_bytes: config.segment_bytes,
+        // A file that is being written to can neither be removed nor dropped: it must not be what
+        // fills the budget.
+        segment_bytes: config.segment_bytes.min(config.disk_budget.div_ceil(8)),
         queue_records: config.queue_records as u64,
         queue_bytes: config.queue_bytes,
         queue_wait: config.queue_wait,
@@ -472,6 +586,29 @@ mod tests {
         });
         let (flushed, finished) = answer.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!((flushed.pending, finished.pending), (1, 1));
+        drop(hanging);
+    }
+
+    #[test]
+    fn statistics_and_a_drop_do_not_wait_for_a_write_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = client(dir.path());
+        append(&client);
+        client.sync().unwrap();
+        let synced = client.stats().synced_bytes;
+        assert!(synced > 0);
+        let log = Arc::clone(&client.inner.log);
+        let hanging = log.hang();
+        let (reply, answer) = mpsc::channel();
+        thread::spawn(move || {
+            reply.send(client.stats()).unwrap();
+            drop(client);
+            reply.send(Stats::default()).unwrap();
+        });
+        let stats = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+        // What could be said before, and what needs no asking.
+        assert_eq!((stats.appended, stats.synced_bytes), (1, synced));
+        answer.recv_timeout(Duration::from_secs(30)).unwrap();
         drop(hanging);
     }
 

@@ -20,6 +20,7 @@ pub(crate) const READ_LIMIT: usize = 64 << 20;
 pub(crate) const BATCH_RECORDS: usize = 10_000;
 pub(crate) const BATCH_BYTES: usize = 8 << 20;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const START_JITTER: Duration = Duration::from_secs(2);
 
 /// No wait may be longer: every one of them has an end, and no clock overflows.
 const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -49,6 +50,21 @@ pub enum Durability {
     Written,
     /// The record and its file survive power loss.
     Synced,
+}
+
+/// What an append does at the disk budget or the free-space floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WhenFull {
+    /// The record is refused with [`Error::NoRoom`]; nothing that was accepted is lost.
+    #[default]
+    Reject,
+    /// The oldest log file of the project that nobody writes to or delivers is removed, with what
+    /// is not delivered of it, and then the next, until the record fits. What goes is counted in
+    /// [`Stats::dropped`](crate::Stats::dropped) and told as
+    /// [`Event::Dropped`](crate::Event::Dropped). If that cannot help, the record is refused.
+    ///
+    /// The append that meets the bound reads the file that goes, to count its records.
+    DropOldest,
 }
 
 /// The options of a client. Each has a default; only the project has to be named.
@@ -82,6 +98,10 @@ pub struct Config {
     pub(crate) batch_records: usize,
     pub(crate) batch_bytes: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) disk_budget: u64,
+    pub(crate) free_space_floor: Option<u64>,
+    pub(crate) when_full: WhenFull,
+    pub(crate) start_jitter: Duration,
     pub(crate) on_event: Option<OnEvent>,
 }
 
@@ -106,6 +126,10 @@ impl Config {
             batch_records: BATCH_RECORDS,
             batch_bytes: BATCH_BYTES,
             request_timeout: REQUEST_TIMEOUT,
+            disk_budget: 4 << 30,
+            free_space_floor: None,
+            when_full: WhenFull::default(),
+            start_jitter: START_JITTER,
             on_event: None,
         }
     }
@@ -194,7 +218,8 @@ impl Config {
         self
     }
 
-    /// The size, in bytes, at which the log goes on in a new file. Default: 64 MiB.
+    /// The size, in bytes, at which the log goes on in a new file; an eighth of the disk budget, if
+    /// that is less. Default: 64 MiB.
     pub fn segment_bytes(mut self, segment_bytes: u64) -> Self {
         self.segment_bytes = segment_bytes;
         self
@@ -245,8 +270,47 @@ impl Config {
         self
     }
 
-    /// Called with everything worth knowing that happens: see [`Event`]. It runs on the client's
-    /// thread, which waits for it. Default: nothing is called.
+    /// How many bytes of disk the log and dead-letter files below the root may take, those of all
+    /// processes and projects together; `u64::MAX` for no bound. Default: 4 GiB.
+    ///
+    /// Each client measures the whole root before its first append and then each time it has
+    /// appended another 1 MiB (up to 64 MiB where there are thousands of files). So processes that
+    /// fill the disk in the same moment can exceed the budget by as much, each. Only appends are
+    /// refused, never a delivery, a checkpoint or a dead letter.
+    pub fn disk_budget(mut self, disk_budget: u64) -> Self {
+        self.disk_budget = disk_budget;
+        self
+    }
+
+    /// How many bytes of the disk appends leave free, whatever the budget; 0 for none. Default:
+    /// 64 MiB, or a twentieth of the file system if that is less.
+    pub fn free_space_floor(mut self, free_space_floor: u64) -> Self {
+        self.free_space_floor = Some(free_space_floor);
+        self
+    }
+
+    /// What an append does at the disk budget or the free-space floor. Default:
+    /// [`WhenFull::Reject`].
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// How long a client waits at most, and at random, before it begins to deliver what earlier
+    /// processes have left behind, so that many that start in the same second do not send in the
+    /// same second. Its own records do not wait. Default: 2 s.
+    pub fn start_jitter(mut self, start_jitter: Duration) -> Self {
+        self.start_jitter = start_jitter;
+        self
+    }
+
+    /// Called with everything worth knowing that happens: see [`Event`]. Default: nothing is
+    /// called.
+    ///
+    /// It runs on a short-lived thread of its own, with one event after the other, in order. It
+    /// may be slow, hang or panic: that delays and stops nothing. 1,000 events wait for it; those
+    /// beyond are counted in [`Stats::events_missed`](crate::Stats::events_missed), and its panics
+    /// in [`Stats::event_panics`](crate::Stats::event_panics).
     pub fn on_event(mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
         self
@@ -272,6 +336,7 @@ impl Config {
             ("queue_bytes", self.queue_bytes as u64),
             ("batch_records", self.batch_records as u64),
             ("batch_bytes", self.batch_bytes as u64),
+            ("disk_budget", self.disk_budget),
         ] {
             if limit == 0 {
                 return refuse(&format!("{name} is 0; it has to be at least 1"));
@@ -284,6 +349,7 @@ impl Config {
                 Duration::from_millis(1),
             ),
             ("queue_wait", self.queue_wait, Duration::ZERO),
+            ("start_jitter", self.start_jitter, Duration::ZERO),
             (
                 "request_timeout",
                 self.request_timeout,
@@ -321,6 +387,10 @@ impl fmt::Debug for Config {
             .field("batch_records", &self.batch_records)
             .field("batch_bytes", &self.batch_bytes)
             .field("request_timeout", &self.request_timeout)
+            .field("disk_budget", &self.disk_budget)
+            .field("free_space_floor", &self.free_space_floor)
+            .field("when_full", &self.when_full)
+            .field("start_jitter", &self.start_jitter)
             .field("on_event", &self.on_event.as_ref().map(|_| "(a callback)"))
             .finish()
     }
@@ -361,6 +431,24 @@ impl FromStr for Durability {
     fn from_str(name: &str) -> Result<Self, Error> {
         use Durability::{Buffered, Synced, Written};
         one_of("durability", name, &[Buffered, Written, Synced])
+    }
+}
+
+impl fmt::Display for WhenFull {
+    /// The name as [`FromStr`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            WhenFull::Reject => "reject",
+            WhenFull::DropOldest => "drop-oldest",
+        })
+    }
+}
+
+impl FromStr for WhenFull {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        one_of("policy", name, &[WhenFull::Reject, WhenFull::DropOldest])
     }
 }
 

@@ -71,8 +71,9 @@ pub(crate) struct Delivery<'a> {
     pub may_extend: bool,
     /// There are more logs.
     pub may_defer: bool,
-    /// Requests sent, and how many of them were taken.
+    /// Requests sent, how many records the last one held, and how many of them were taken.
     pub requests: u64,
+    pub carried: u64,
     pub taken: u64,
     /// The server has answered something, be it a question.
     pub answered: bool,
@@ -171,8 +172,8 @@ impl Delivery<'_> {
     /// Sends a group. `false`: it is refused, and has to be looked at in parts.
     fn group(&mut self, group: &[Unit], shape: Shape<'_>) -> Result<bool, Stop> {
         let verdict = match shape(self.batch, self.source, group)? {
-            Ok(request) if group.len() == 1 => self.send(request)?,
-            Ok(request) => match self.exchange(request)? {
+            Ok(request) if group.len() == 1 => self.send_some(request, records(group))?,
+            Ok(request) => match self.exchange(request, records(group))? {
                 Verdict::Delivered => Verdict::Delivered,
                 refused => {
                     self.remember(&refused);
@@ -195,7 +196,11 @@ impl Delivery<'_> {
 
     /// Sends what cannot be halved: a refusal counts.
     pub fn send(&mut self, request: Request) -> Result<Verdict, Stop> {
-        let verdict = self.exchange(request)?;
+        self.send_some(request, 1)
+    }
+
+    fn send_some(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
+        let verdict = self.exchange(request, records)?;
         self.note_refusal(&verdict);
         Ok(verdict)
     }
@@ -215,8 +220,8 @@ impl Delivery<'_> {
     }
 
     /// One request, one verdict on all that it holds; `Waiting`: it has to be sent another way.
-    fn exchange(&mut self, request: Request) -> Result<Verdict, Stop> {
-        let answer = self.ask(request);
+    fn exchange(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
+        let answer = self.carry(request, records);
         if let Err(Stop::Retry { .. }) = answer {
             self.batch.doubt();
         }
@@ -234,8 +239,14 @@ impl Delivery<'_> {
         }
     }
 
-    /// One request and its answer: one that delivers or rejects.
+    /// One request that holds no record, and its answer.
     pub fn ask(&mut self, request: Request) -> Result<Answer, Stop> {
+        self.carry(request, 0)
+    }
+
+    /// One request and its answer: one that delivers or rejects.
+    pub fn carry(&mut self, request: Request, records: u64) -> Result<Answer, Stop> {
+        self.carried = records;
         self.requests += 1;
         self.batch.attempts = self.batch.attempts.saturating_add(1);
         match self.host.exchange(request) {
@@ -278,6 +289,12 @@ impl Unit {
             second: None,
         }
     }
+}
+
+/// How many records a group is.
+fn records(group: &[Unit]) -> u64 {
+    let records = |unit: &Unit| 1 + u64::from(unit.second.is_some());
+    group.iter().map(records).sum()
 }
 
 fn refused(status: u16, detail: String) -> Verdict {

@@ -1,15 +1,16 @@
 //! The thread's desk: messages and answers, the log's timers, who waits for a delivery.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::OnEvent;
+use crate::age::Marks;
 use crate::directory::Directory;
 use crate::drain::Settled;
 use crate::error::Error;
+use crate::events::Events;
+use crate::holdoff::HoldOff;
 use crate::http::{Answer, Request, Server};
 use crate::log::Log;
 use crate::replay::Host;
@@ -50,6 +51,14 @@ pub(crate) struct Board {
     pub last_error: Option<String>,
     pub paused: Option<String>,
     pub next_attempt: Option<Instant>,
+    pub resent: u64,
+    /// Records dropped at the disk budget.
+    pub dropped: u64,
+    /// Since when the oldest own record waits, if any does.
+    pub oldest: Option<Instant>,
+    pub leftover_files: u64,
+    /// When the oldest of them was begun.
+    pub leftover_begun: Option<SystemTime>,
 }
 
 /// The thread's side of the log and the messages: everything but the replay itself.
@@ -58,7 +67,9 @@ pub(crate) struct Desk {
     pub board: Arc<Mutex<Board>>,
     pub directory: Option<Directory>,
     pub server: Option<Server>,
-    pub on_event: Option<OnEvent>,
+    pub events: Arc<Events>,
+    pub hold_off: Option<HoldOff>,
+    pub marks: Marks,
     pub inbox: Receiver<Message>,
     pub outbox: Sender<Message>,
     pub flushes: Vec<Flush>,
@@ -96,7 +107,16 @@ impl Desk {
         while let Ok(message) = self.inbox.try_recv() {
             self.serve(message);
         }
+        self.note_age();
         self.expire_flushes();
+    }
+
+    fn note_age(&mut self) {
+        let delivered = self.log.delivered();
+        self.marks
+            .note(self.log.accepted().1, delivered, Instant::now());
+        let oldest = self.marks.oldest(delivered);
+        self.board().oldest = oldest;
     }
 
     fn serve(&mut self, message: Message) {
@@ -221,13 +241,17 @@ impl Host for Desk {
     }
 
     fn tell(&mut self, event: Event) {
-        if let Some(handler) = &self.on_event {
-            // A handler that panics has told its own program so; the log goes on.
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler(&event))) {
-                // Dropping it could panic as well.
-                std::mem::forget(payload);
-            }
+        self.events.tell(event);
+    }
+
+    fn hold_off(&mut self, wait: Duration) {
+        if let Some(file) = &self.hold_off {
+            file.note(wait, SystemTime::now());
         }
+    }
+
+    fn held_off(&mut self) -> Option<Duration> {
+        self.hold_off.as_ref()?.left(SystemTime::now())
     }
 }
 
@@ -247,6 +271,7 @@ pub(crate) fn receipt(log: &Log, board: &Board, directory: Option<&Directory>) -
         pending,
         rejected: board.settled.rejected,
         corrupt: board.settled.corrupt,
+        dropped: board.dropped,
         dir: directory.map(|directory| directory.path().to_owned()),
         error: board.last_error.clone().filter(|_| pending > 0),
     }

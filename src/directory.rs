@@ -117,24 +117,28 @@ impl Directory {
     }
 
     fn names(&self, wanted: impl Fn(Extension) -> bool) -> Result<Vec<FileName>> {
+        let mut entries = self.entries()?;
+        entries.retain(|(_, extension)| wanted(*extension));
+        let names: BTreeSet<_> = entries.into_iter().map(|(name, _)| name).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    /// All files of logs here, in no order. A directory that is gone has none.
+    pub fn entries(&self) -> Result<Vec<(FileName, Extension)>> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.doing("list", &self.path)?,
         };
-        let mut names = BTreeSet::new();
+        let mut found = Vec::new();
         for entry in entries {
             let entry = entry.doing("list", &self.path)?;
             // What is not a plain file was not written by a log: never opened, never removed.
             if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 continue;
             }
-            if let Some((name, extension)) = FileName::parse(&entry.file_name()) {
-                if wanted(extension) {
-                    names.insert(name);
-                }
-            }
+            found.extend(FileName::parse(&entry.file_name()));
         }
-        Ok(names.into_iter().collect())
+        Ok(found)
     }
 
     /// Removes a log file that is drained to its end, and what stands beside it.
@@ -163,6 +167,21 @@ pub(crate) struct Place {
 
 /// Every directory with log or dead-letter files below a root, in the order of their names.
 pub(crate) fn places(root: &Path) -> Result<Vec<Place>> {
+    let mut places = all_places(root)?;
+    let is_log = |extension| matches!(extension, Extension::Jsonl | Extension::Deadletter);
+    let mut failed = None;
+    places.retain(|place| match place.directory.names(is_log) {
+        Ok(names) => !names.is_empty(),
+        Err(error) => {
+            failed = Some(error);
+            false
+        }
+    });
+    failed.map_or(Ok(places), Err)
+}
+
+/// The same with those that hold neither.
+pub(crate) fn all_places(root: &Path) -> Result<Vec<Place>> {
     let mut places = Vec::new();
     if !root.exists() {
         return Ok(places);
@@ -173,16 +192,11 @@ pub(crate) fn places(root: &Path) -> Result<Vec<Place>> {
                 .into_iter()
                 .map(|(_, path)| path);
             for path in std::iter::once(project_path).chain(clients) {
-                let directory = Directory::at(&path);
-                let is_log =
-                    |extension| matches!(extension, Extension::Jsonl | Extension::Deadletter);
-                if !directory.names(is_log)?.is_empty() {
-                    places.push(Place {
-                        entity: entity.clone(),
-                        project: project.clone(),
-                        directory,
-                    });
-                }
+                places.push(Place {
+                    entity: entity.clone(),
+                    project: project.clone(),
+                    directory: Directory::at(&path),
+                });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! One log being delivered: read from its checkpoint, settled batch by batch, removed at its end.
 
 mod burial;
+mod discard;
 pub(crate) mod file;
 
 use std::fs::OpenOptions;
@@ -8,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use self::discard::Discarded;
 use self::file::{LogFile, begins_with_checksum, line_start};
 use crate::batch::{Batch, BatchLimits, End, Verdict};
 use crate::checkpoint;
@@ -20,11 +22,16 @@ use crate::report::Event;
 use crate::segment::{self, SyncedEnd};
 use crate::window::Bytes;
 
+/// How much is delivered before its space is given back.
+const GIVE_BACK: u64 = 1 << 20;
+
 /// A log with the right to deliver it.
 pub(crate) struct Drain {
     source: Source,
     /// Everything before it is delivered or in the dead-letter file.
     offset: u64,
+    /// The space before it was given back to the disk.
+    given_back: u64,
     /// The batch that is under way, with what is known of its records.
     pub batch: Option<Batch>,
     /// What stands before it may have been sent, by us or by somebody who died over it, without
@@ -89,6 +96,7 @@ impl Drain {
                 synced: 0,
             }),
             offset,
+            given_back: offset,
             batch: None,
             doubtful_until: size,
             held_since: None,
@@ -101,6 +109,7 @@ impl Drain {
         Drain {
             source: Source::Memory(log),
             offset: 0,
+            given_back: 0,
             batch: None,
             doubtful_until: 0,
             held_since: None,
@@ -249,6 +258,7 @@ impl Drain {
             written => written?,
         }
         self.offset = settled_end;
+        self.give_back_some();
         self.batch = None;
         self.held_since = None;
         if settled.delivered > 0 {
@@ -275,6 +285,15 @@ impl Drain {
         match write() {
             Err(error) if error.is_no_space() && self.give_back(batch.gone_until()) => write(),
             result => result,
+        }
+    }
+
+    /// A file that is written to for days must not hold the space of what was delivered long ago.
+    fn give_back_some(&mut self) {
+        let ours = matches!(&self.source, Source::File(log) if log.ours);
+        if ours && self.offset >= self.given_back + GIVE_BACK {
+            self.give_back(self.offset);
+            self.given_back = self.offset;
         }
     }
 

@@ -37,6 +37,20 @@ pub enum Error {
         /// What the queue was waiting for, if that is known.
         cause: Option<Arc<Error>>,
     },
+    /// The logs below the root have used up their disk budget, or too little of the disk is free.
+    /// The record was not accepted; those before it are kept, and what is delivered makes room.
+    NoRoom {
+        /// The root of the logs.
+        root: PathBuf,
+        /// What they take, in bytes.
+        used: u64,
+        /// What they may take: [`Config::disk_budget`](crate::Config::disk_budget).
+        budget: u64,
+        /// What is free on the disk, in bytes.
+        free: u64,
+        /// What is to stay free: [`Config::free_space_floor`](crate::Config::free_space_floor).
+        floor: u64,
+    },
     /// Synced storage could not be had, neither in the current file nor in a new one. What was
     /// accepted is kept in memory and tried again with every call; until that works every call
     /// gets this error.
@@ -60,6 +74,11 @@ impl Error {
     /// Is this one record at fault?
     pub fn is_record(&self) -> bool {
         matches!(self, Error::Record(_))
+    }
+
+    /// Is the disk budget used up, or too little of the disk free?
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, Error::NoRoom { .. })
     }
 
     /// Was it a file operation that failed, here or further down?
@@ -112,6 +131,24 @@ impl fmt::Display for Error {
                     Some(cause) => write!(f, ", because: {cause}"),
                     None => Ok(()),
                 }
+            }
+            Error::NoRoom {
+                root,
+                used,
+                budget,
+                free,
+                floor,
+            } => {
+                write!(f, "record not accepted: the logs below {} ", root.display())?;
+                let is_free = free.saturating_sub(*floor) > 0 || *floor == 0;
+                match is_free {
+                    true => write!(f, "take {used} bytes of a disk budget of {budget}")?,
+                    false => write!(
+                        f,
+                        "leave {floor} bytes of the disk free, and {free} are; they take {used}"
+                    )?,
+                }
+                f.write_str("; deliver them (weave-wal send) or allow more")
             }
             Error::Degraded(cause) => write!(
                 f,

@@ -1,6 +1,8 @@
 //! What the fuzz targets need and nobody else does: the inner parts, without the thread and the
 //! network around them.
 
+pub mod storage;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -74,6 +76,17 @@ impl Log {
     /// How much of all that was appended is synced, in bytes.
     pub fn synced(&self) -> u64 {
         self.log.position().synced
+    }
+
+    /// How much was accepted, in bytes.
+    pub fn accepted(&self) -> u64 {
+        self.log.accepted().1
+    }
+
+    /// Does every call try again what has failed?
+    pub fn is_degraded(&self) -> bool {
+        let seen = self.log.glance();
+        seen.is_some_and(|(_, failure)| failure.is_some())
     }
 
     /// One batch of the log's own oldest file, as the client's thread does it.

@@ -106,6 +106,11 @@ impl Server {
         })))
     }
 
+    /// Where requests go, without a `/` at the end. It holds no secret.
+    pub(crate) fn url(&self) -> &str {
+        &self.0.url
+    }
+
     /// Sends it and waits for the answer, not much longer than the timeout. After a timeout
     /// minreq's own thread may still deliver it.
     pub(crate) fn send(&self, request: Request) -> Answer {

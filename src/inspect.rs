@@ -4,14 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use crate::batch::{Batch, BatchLimits, End};
+use crate::budget;
 use crate::checkpoint;
 use crate::config;
 use crate::deadletter;
 use crate::directory::{Directory, Place, files, places};
-use crate::drain::file::line_start;
+use crate::drain::file::{begins_with_checksum, line_start};
 use crate::error::{Error, IoContext, Result};
 use crate::lock::{self, Writer, open_plain};
 use crate::name::{Extension, FileName};
@@ -102,6 +103,12 @@ pub enum From {
 /// [`Error::Io`] if a directory cannot be listed or a file cannot be read.
 pub fn status(root: &Path) -> Result<Vec<ProjectStatus>> {
     places(root)?.iter().map(project_status).collect()
+}
+
+/// The bytes of disk that log and dead-letter files take below a root: what
+/// [`Config::disk_budget`](crate::Config::disk_budget) bounds.
+pub fn disk_bytes(root: &Path) -> u64 {
+    budget::usage(root).0
 }
 
 /// The log files below a root, of all projects or of one (`entity/project`), oldest first within
@@ -213,21 +220,23 @@ fn file_status(directory: &Directory, name: &FileName) -> Result<Option<FileStat
         delivered_bytes: log.checkpoint().min(bytes),
         pending_records: log.pending()?,
         writer_alive: log.writer_alive,
-        begun: begun(name),
+        begun: name.begun(),
     }))
-}
-
-/// A name of the form `{time_ns:020}_…` tells when its file was begun.
-fn begun(name: &FileName) -> Option<SystemTime> {
-    let name = name.to_string();
-    let nanos = name.split_once('_')?.0.parse().ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
 }
 
 struct Log<'a> {
     path: &'a Path,
     file: File,
     writer_alive: bool,
+}
+
+impl ProjectStatus {
+    /// When the oldest file was begun that is not delivered to its end.
+    pub fn oldest(&self) -> Option<SystemTime> {
+        let files = self.files.iter();
+        let pending = files.filter(|file| file.delivered_bytes < file.bytes);
+        pending.filter_map(|file| file.begun).min()
+    }
 }
 
 impl Log<'_> {
@@ -278,7 +287,9 @@ fn writer_alive(path: &Path, file: &File) -> bool {
     let (Some((name, _)), Some(parent)) = (name, path.parent()) else {
         return false;
     };
-    let writer = lock::writer(&Directory::at(parent), &name, file, false);
+    // If it cannot be read, that is found out where its records are.
+    let ours = begins_with_checksum(file).unwrap_or(false);
+    let writer = lock::writer(&Directory::at(parent), &name, file, ours);
     matches!(writer, Ok(Writer::Alive))
 }
 

@@ -18,6 +18,10 @@
 //! # Ok(()) }
 //! ```
 //!
+//! That is all it takes where the environment is set up as for Weave's Python client: a key in
+//! `WANDB_API_KEY` or `~/.netrc`, and `WEAVE_ENABLE_WAL=true` for a log on disk. Everything can be
+//! spelled out instead, or both mixed: [`Config::from_env`], then what is to be different.
+//!
 //! # What is promised
 //!
 //! 1. *Append means written.* When [`append`](Client::append) has returned, the process may die
@@ -32,7 +36,8 @@
 //!    directory.
 //! 6. *Corruption is contained:* quarantined with its offset and reason, never in the way of its
 //!    neighbours.
-//! 7. *Everything is bounded:* memory, waits, requests. At a bound the caller gets a clear error.
+//! 7. *Everything is bounded:* memory, the disk, waits, requests. At a bound the caller gets a clear
+//!    error, and nothing that was accepted is lost.
 //! 8. *Closing gives a receipt,* within its deadline.
 //! 9. *Nothing leaks:* the key is in no file or message; files are private; no name escapes the
 //!    root.
@@ -62,16 +67,84 @@
 //!     01763820622123456789_5f0c…e1.deadletter  refused and damaged records, with reasons
 //! ```
 //!
-//! ```json
-//! {"type":"call_start","req":{"start":{"project_id":"my-team/my-app","id":"0198"}},"crc":"de9674f1"}
+//! These are the files of Weave's own Python client, which can read them and be read. A line is one
+//! record: its `type`, the request `req`, which reaches the server byte for byte as it stands there,
+//! and `crc`, the CRC-32 (IEEE, as hexadecimal digits) of the line's bytes before `,"crc"`.
+//!
+//! ```
+//! # use weave_wal::{Client, Config, Kind, inspect};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let root = tempfile::tempdir()?;
+//! let config = Config::new("my-team", "my-app").root(root.path()).sender(false);
+//! let client = Client::open(config)?;
+//! let req = r#"{"start":{"project_id":"my-team/my-app","id":"0198"}}"#;
+//! client.append_raw(Kind::CallStart, serde_json::from_str(req)?)?;
+//!
+//! let log = &inspect::logs(root.path(), None)?[0];
+//! let line = format!(r#"{{"type":"call_start","req":{req},"crc":"de9674f1"}}"#) + "\n";
+//! assert_eq!(std::fs::read_to_string(log)?, line);
+//! # Ok(()) }
 //! ```
 //!
-//! These are the files of Weave's own Python client, which can read them and be read; `crc` is
-//! the CRC-32 of the bytes before `,"crc"`, and a line without it is good too.
+//! Any bytes can be read back. Here is a log to which everything has happened, line by line:
+//!
+//! ```
+//! # use std::collections::BTreeMap;
+//! # use weave_wal::inspect::{self, From, Item};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let log = [
+//!     // 0: as this crate writes it.
+//!     r#"{"type":"call_end","req":{"end":{"id":"a"}},"crc":"f11b3e3c"}"#,
+//!     // 62: as Python does, without a checksum.
+//!     r#"{"type": "call_end", "req": {"end": {"id": "b"}}}"#,
+//!     // 112: a flipped bit, an "i" for an "a". The line is put aside, its neighbours are not.
+//!     r#"{"type":"call_end","req":{"end":{"id":"i"}},"crc":"f11b3e3c"}"#,
+//!     // 174: what a power loss leaves of a page. Nothing to keep; what stands behind it is good.
+//!     concat!("\0\0\0\0", r#"{"type":"call_end","req":{"end":{"id":"c"}}}"#),
+//!     // 223: the writer died over its last line.
+//!     r#"{"type":"call_end","req":{"en"#,
+//! ];
+//! # let root = tempfile::tempdir()?;
+//! # let path = root.path().join("copy.jsonl");
+//! std::fs::write(&path, log.join("\n"))?;
+//! let mut seen = BTreeMap::new();
+//! inspect::read(&path, From::Start, &mut |item| {
+//!     match item {
+//!         Item::Record { offset, req, .. } => seen.insert(offset, req),
+//!         Item::Damage { offset, fault, .. } => seen.insert(offset, fault.to_string()),
+//!         _ => None,
+//!     };
+//!     Ok(true)
+//! })?;
+//! let seen: Vec<(u64, &str)> = seen.iter().map(|(at, what)| (*at, what.as_str())).collect();
+//! assert_eq!(seen, [
+//!     (0, r#"{"end":{"id":"a"}}"#),
+//!     (62, r#"{"end": {"id": "b"}}"#),
+//!     (112, r#"damaged: the checksum of these bytes is 34af16d3, and "f11b3e3c" was written"#),
+//!     (178, r#"{"end":{"id":"c"}}"#),
+//!     (223, "torn: cut off before the end of the record"),
+//! ]);
+//! # Ok(()) }
+//! ```
+//!
+//! The `.checkpoint` says how far such a file is delivered: `112` here means that the first two
+//! records are. Where it is missing or nonsense, that is 0.
+//!
+//! # What becomes of a failure
+//!
+//! | what happened | what is done |
+//! |---|---|
+//! | no connection, a timeout, 408, 425, 429, 5xx, an answer that is not HTTP | the same batch again, after a growing wait or what `Retry-After` says, without an end |
+//! | 401, 403, 404, 405, a redirect, a TLS or URL fault | everything is kept, [`Stats`] and [`Event::Paused`] say why, and it is tried again slowly |
+//! | 400, 413, 422 and the like | the batch is halved until the one bad record stands alone; that goes to the dead-letter file |
+//! | a write fails | the append returns the error; that record is not accepted, all others are kept |
+//! | a sync fails | the file is never synced again; what was not synced is written to a new one |
 
+mod age;
 mod backoff;
 mod base64;
 mod batch;
+mod budget;
 mod checkpoint;
 mod client;
 mod config;
@@ -84,16 +157,20 @@ mod directory;
 mod drain;
 mod environment;
 mod error;
+mod events;
+mod eviction;
 mod form;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod holdoff;
 mod http;
 pub mod inspect;
 mod lane;
 mod lock;
 mod log;
 mod name;
+mod orphans;
 pub mod reader;
 mod record;
 mod replay;
@@ -107,6 +184,11 @@ mod whole;
 mod window;
 mod worker;
 
+/// The examples of the README, for the compiler.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 #[allow(dead_code)]
 #[path = "cli/collector.rs"]
@@ -116,7 +198,7 @@ mod collector;
 mod collector_tests;
 
 pub use client::{Client, Ticket};
-pub use config::{Config, Durability, Storage};
+pub use config::{Config, Durability, Storage, WhenFull};
 pub use error::{Error, Result};
 pub use record::{Fault, Kind, Record, parse};
 pub use report::{Event, Receipt, Stats};

@@ -89,6 +89,33 @@ pub(crate) enum Writer {
     },
 }
 
+/// The PID in a `.lock`. What cannot be read as one is a writer that died before it wrote it: 0.
+pub(crate) fn pid(mut lock: &File) -> i32 {
+    let mut pid = String::new();
+    let _ = (&mut lock).take(32).read_to_string(&mut pid);
+    pid.trim().parse().unwrap_or(0)
+}
+
+/// The right to deliver what others have left in a directory, one client at a time: a `flock` on
+/// the directory itself.
+pub(crate) enum Adoption {
+    /// For as long as this lives. Without a file: nobody can have it here, so everybody may.
+    Ours { _lock: Option<File> },
+    /// Another client has it.
+    Taken,
+}
+
+/// Takes that right. It only keeps many clients from beginning with the same leftovers at once:
+/// that none is sent twice is the affair of the drain locks.
+pub(crate) fn adopt(directory: &Directory) -> Adoption {
+    let file = File::open(directory.path());
+    match file.and_then(|file| Ok((sys::try_flock(&file)?, file))) {
+        Ok((true, file)) => Adoption::Ours { _lock: Some(file) },
+        Ok((false, _)) => Adoption::Taken,
+        Err(_) => Adoption::Ours { _lock: None },
+    }
+}
+
 /// Finds out about the writer of a log file whose drain lock the caller holds; `file` is that file.
 ///
 /// Our own writers hold a `flock`. Python's write their PID and no more, so a file without a
@@ -102,18 +129,13 @@ pub(crate) fn writer(
 ) -> Result<Writer> {
     let path = directory.file(name, Extension::Lock);
     let look = || {
-        let mut lock = open_plain(&path, OpenOptions::new().read(true))?;
-        let mut pid = 0;
-        if let Some(lock) = &mut lock {
+        let lock = open_plain(&path, OpenOptions::new().read(true))?;
+        if let Some(lock) = &lock {
             if !sys::try_flock(lock)? {
                 return Ok(Writer::Alive);
             }
-            let mut text = String::new();
-            // What cannot be read as a PID is a writer that died before it wrote it.
-            let _ = lock.take(32).read_to_string(&mut text);
-            pid = text.trim().parse().unwrap_or(0);
         }
-        match !ours && is_alive(pid, file) {
+        match !ours && is_alive(lock.as_ref().map_or(0, pid), file) {
             true => Ok(Writer::Alive),
             false => Ok(Writer::Gone { _lock: lock }),
         }

@@ -15,7 +15,7 @@ mod commit;
 mod recover;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::config::Durability;
@@ -33,6 +33,9 @@ const NAP: Duration = Duration::from_millis(1);
 
 /// How long the thread waits before it tries storage again that has failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
+/// How long statistics wait at most for whoever holds the log.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// What the log is told once.
 pub(crate) struct Limits {
@@ -113,9 +116,9 @@ struct State {
 }
 
 /// Counts for statistics, taken in one moment.
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Position {
-    pub records: u64,
-    pub accepted: u64,
+    pub written: u64,
     pub synced: u64,
     pub queued: u64,
 }
@@ -312,17 +315,24 @@ impl Log {
     }
 
     pub fn position(&self) -> Position {
-        let state = self.lock();
-        Position {
-            records: state.accepted_records,
-            accepted: state.accepted,
-            synced: state.synced,
-            queued: (state.recent.len() + state.in_flight.len()) as u64,
-        }
+        self.lock().position()
     }
 
-    pub fn failure(&self) -> Option<Error> {
-        self.lock().failure.clone()
+    /// The position and the failure, for those who must not wait: `None` while a write hangs.
+    pub fn glance(&self) -> Option<(Position, Option<Error>)> {
+        let until = Instant::now() + GLANCE;
+        loop {
+            let state = match self.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::yield_now();
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => return None,
+            };
+            return Some((state.position(), state.failure.clone()));
+        }
     }
 
     /// The oldest own file that is not delivered to its end yet.
@@ -443,6 +453,14 @@ impl Log {
 impl State {
     fn current_name(&self) -> Option<FileName> {
         self.current.as_ref().map(|current| current.name().clone())
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            written: (self.recent_start + self.written as u64).min(self.accepted),
+            synced: self.synced,
+            queued: (self.recent.len() + self.in_flight.len()) as u64,
+        }
     }
 
     /// Takes the last line out of the buffer, which was not accepted.

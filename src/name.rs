@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 
@@ -139,6 +140,12 @@ impl FileName {
             .find(|known| known.as_str().as_bytes() == extension)?;
         let stem = OsStr::from_bytes(stem).to_owned();
         Some((FileName { stem }, extension))
+    }
+
+    /// When the log was begun, if its name tells.
+    pub(crate) fn begun(&self) -> Option<SystemTime> {
+        let nanos = self.stem.to_str()?.split_once('_')?.0.parse().ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
     }
 
     /// The name of one of the files.

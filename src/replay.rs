@@ -31,6 +31,12 @@ pub(crate) trait Host {
     fn exchange(&mut self, request: Request) -> Answer;
     /// Passes something on that somebody may want to know.
     fn tell(&mut self, event: Event);
+    /// The server has asked for a pause: everybody who sends to it should know.
+    fn hold_off(&mut self, _wait: Duration) {}
+    /// How long the server still wants nothing to be sent, as it may have told somebody else.
+    fn held_off(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What one step came to.
@@ -66,6 +72,7 @@ pub(crate) struct Replay {
     last_error: Option<String>,
     requests: u64,
     retries: u64,
+    resent: u64,
 }
 
 impl Replay {
@@ -74,8 +81,8 @@ impl Replay {
             records: limits.records,
             unanswered: 0,
             limits,
-            transient: Backoff::new(Duration::from_millis(250), Duration::from_secs(30)),
-            probe: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
+            transient: Backoff::transient(),
+            probe: Backoff::probe(),
             next_attempt: None,
             retry_after: false,
             paused: None,
@@ -84,6 +91,7 @@ impl Replay {
             last_error: None,
             requests: 0,
             retries: 0,
+            resent: 0,
         }
     }
 
@@ -110,10 +118,22 @@ impl Replay {
         self.retries
     }
 
+    /// Records in requests that were out and came to no answer: they are sent again.
+    pub fn resent(&self) -> u64 {
+        self.resent
+    }
+
     /// Sends and settles one batch of a log.
     pub fn step(&mut self, drain: &mut Drain, end: End, host: &mut dyn Host) -> Result<Progress> {
         if drain.batch.is_none() && end.offset <= drain.offset() {
             return Ok(Progress::Idle);
+        }
+        if let Some(wait) = host.held_off() {
+            let wait = self.transient.clone().asked(wait, random());
+            self.next_attempt = Some(Instant::now() + wait);
+            self.retry_after = true;
+            self.last_error = Some("the server has asked to wait".to_owned());
+            return Ok(Progress::Blocked);
         }
         let limits = BatchLimits {
             records: self.records,
@@ -191,6 +211,7 @@ impl Replay {
             may_extend,
             may_defer: drain.may_defer,
             requests: 0,
+            carried: 0,
             taken: 0,
             answered: false,
             accepts: false,
@@ -204,6 +225,12 @@ impl Replay {
         let ran = delivery.run();
         let (taken, answered) = (delivery.taken, delivery.answered);
         self.requests += delivery.requests;
+        if let Err(Stop::Retry {
+            unanswered: true, ..
+        }) = ran
+        {
+            self.resent += delivery.carried;
+        }
         self.hurried = false;
         if taken > 0 {
             self.recovered(host);
@@ -240,8 +267,7 @@ impl Replay {
 
     /// Notes when to go on, and what of the batch is worth keeping until then.
     fn block(&mut self, stop: Stop, drain: &mut Drain, host: &mut dyn Host) {
-        // Without randomness all jitter is at its longest, which is still a backoff.
-        let random = sys::random().map_or(u64::MAX, u64::from_le_bytes);
+        let random = random();
         match stop {
             Stop::Retry {
                 why,
@@ -250,9 +276,14 @@ impl Replay {
             } => {
                 self.retries += 1;
                 drain.doubt();
-                let backoff = self.transient.next(random);
                 self.retry_after = after.is_some();
-                let after = after.map_or(backoff, |after| after.max(backoff));
+                let after = match after {
+                    Some(asked) => {
+                        host.hold_off(asked);
+                        self.transient.asked(asked, random)
+                    }
+                    None => self.transient.next(random),
+                };
                 self.next_attempt = Some(Instant::now() + after);
                 self.last_error = Some(why.clone());
                 self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
@@ -288,6 +319,11 @@ impl Replay {
             Stop::Unreadable(_) | Stop::Extend | Stop::Defer => {}
         }
     }
+}
+
+/// Without randomness all jitter is at its longest, which is still a backoff.
+pub(crate) fn random() -> u64 {
+    sys::random().map_or(u64::MAX, u64::from_le_bytes)
 }
 
 fn nothing_delivered(batch: &mut Batch) -> bool {

@@ -14,12 +14,19 @@ pub struct Stats {
     pub appended: u64,
     /// Bytes of the lines of these records.
     pub appended_bytes: u64,
+    /// Bytes of these that were written to the log file.
+    pub written_bytes: u64,
     /// Bytes of these that were synced to disk.
     pub synced_bytes: u64,
     /// Own records that are neither delivered nor rejected yet.
     pub pending: u64,
     /// Bytes of own records that are neither delivered nor rejected yet.
     pub pending_bytes: u64,
+    /// For how long the oldest record that is pending has been; for leftovers, since their file
+    /// was begun. `None`: nothing is pending.
+    pub oldest_pending: Option<Duration>,
+    /// Log files of earlier processes that this client has found and not delivered yet.
+    pub leftover_files: u64,
     /// Records the server has answered with 2xx, leftovers included.
     pub delivered: u64,
     /// Records that went to a dead-letter file because the server refused them, leftovers
@@ -27,12 +34,26 @@ pub struct Stats {
     pub rejected: u64,
     /// Damaged places that were quarantined in a dead-letter file.
     pub corrupt: u64,
+    /// Records that this client has dropped at the disk budget, leftovers included; only with
+    /// [`WhenFull::DropOldest`](crate::WhenFull::DropOldest).
+    pub dropped: u64,
+    /// Records sent again because the answer to a request was lost, each time counted: as many may
+    /// have reached the server twice.
+    pub resent: u64,
     /// Requests sent, failed ones included.
     pub requests: u64,
     /// Requests that failed and are tried again.
     pub retries: u64,
-    /// Bytes that wait for a write or a sync.
+    /// Bytes that wait for a write or a sync, of
+    /// [`Config::queue_bytes`](crate::Config::queue_bytes).
     pub queue_bytes: u64,
+    /// Bytes that log and dead-letter files took below the root when this client last measured
+    /// that, before an append; of [`Config::disk_budget`](crate::Config::disk_budget).
+    pub disk_bytes: u64,
+    /// Events that the callback has not seen, because it was 1,000 events behind.
+    pub events_missed: u64,
+    /// How often the event callback has panicked.
+    pub event_panics: u64,
     /// The last thing that went wrong, if anything has.
     pub last_error: Option<String>,
     /// Why nothing is being sent: the configuration is wrong and somebody has to look.
@@ -55,6 +76,8 @@ pub struct Receipt {
     pub rejected: u64,
     /// Damaged places that were quarantined since the client was opened.
     pub corrupt: u64,
+    /// Records dropped at the disk budget since the client was opened.
+    pub dropped: u64,
     /// Where the records are kept; `None` with [`Storage::Memory`](crate::Storage::Memory).
     pub dir: Option<PathBuf>,
     /// The last thing that went wrong, if records are pending.
@@ -62,14 +85,13 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Was everything delivered, with nothing pending and nothing rejected or damaged?
+    /// Was everything delivered, with nothing pending and nothing rejected, damaged or dropped?
     pub fn is_complete(&self) -> bool {
-        self.pending == 0 && self.rejected == 0 && self.corrupt == 0
+        self.pending == 0 && self.rejected == 0 && self.corrupt == 0 && self.dropped == 0
     }
 }
 
-/// Something that happened on the client's thread, for
-/// [`Config::on_event`](crate::Config::on_event).
+/// Something that happened, for [`Config::on_event`](crate::Config::on_event).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -109,6 +131,16 @@ pub enum Event {
         bytes: u64,
         /// What is wrong with them.
         reason: String,
+    },
+    /// A log file that was not delivered to its end was removed, because the disk budget was used
+    /// up and the client was told to drop the oldest.
+    Dropped {
+        /// The log file. Its dead letters stay.
+        path: PathBuf,
+        /// Good records in it that were not delivered.
+        records: u64,
+        /// Bytes in it that were not delivered.
+        bytes: u64,
     },
     /// Storage fails: see [`Error::Degraded`](crate::Error::Degraded).
     Degraded {

@@ -10,6 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::checkpoint;
 use crate::directory::Directory;
 use crate::error::{Error, IoContext, Result};
+#[cfg(fuzzing)]
+use crate::fuzzing::storage;
 use crate::lock::{flock_if_supported, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
@@ -104,6 +106,8 @@ impl Segment {
             return Ok(None);
         }
         let path = directory.file(name, Extension::Jsonl);
+        #[cfg(fuzzing)]
+        storage::create().doing("create the log file", &path)?;
         // Readable as well: if somebody removes it, what is in it is copied to another.
         let file = new_file()
             .read(true)
@@ -140,10 +144,14 @@ impl Segment {
     /// If that fails half-way, the whole lines that came in stay: a sender may have seen them, and
     /// what it has seen must not change any more.
     pub fn append(&mut self, lines: &[u8]) -> std::result::Result<(), AppendError> {
-        let written = if self.size_is_limited {
-            sys::without_sigxfsz(|| (&*self.file).write_all(lines))
-        } else {
+        let write = || {
+            #[cfg(fuzzing)]
+            storage::write(&self.file, lines)?;
             (&*self.file).write_all(lines)
+        };
+        let written = match self.size_is_limited {
+            true => sys::without_sigxfsz(write),
+            false => write(),
         };
         match written {
             Ok(()) => {
@@ -158,7 +166,7 @@ impl Segment {
                 self.len += written as u64;
                 Err(AppendError {
                     error: Error::from_io("write to", &self.path(), error),
-                    intact: self.file.set_len(self.len).is_ok(),
+                    intact: self.set_len(self.len).is_ok(),
                     written,
                 })
             }
@@ -199,12 +207,18 @@ impl Segment {
     /// Cuts the file back to `len` bytes, after what stood behind was written elsewhere.
     pub fn cut(&mut self, len: u64) -> Result<()> {
         let cut = || match self.file.metadata()?.len() > len {
-            true => self.file.set_len(len),
+            true => self.set_len(len),
             false => Ok(()),
         };
         cut().doing("truncate", &self.path())?;
         self.len = len;
         Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        #[cfg(fuzzing)]
+        storage::truncate()?;
+        self.file.set_len(len)
     }
 
     /// What it takes to sync this file without holding anything else meanwhile.
@@ -241,6 +255,8 @@ pub(crate) struct SyncHandle {
 impl SyncHandle {
     pub fn sync(&self) -> Result<()> {
         let path = || self.directory.file(&self.name, Extension::Jsonl);
+        #[cfg(fuzzing)]
+        storage::sync(&self.file, &path()).doing("sync", &path())?;
         if let Err(error) = self.file.sync_data() {
             return Err(Error::from_io("sync", &path(), error));
         }

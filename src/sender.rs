@@ -5,18 +5,21 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::backoff::uniform;
 use crate::config;
-use crate::directory::{Place, places};
+use crate::directory::{Place, all_places, places};
 use crate::drain::{Drain, Settled};
 use crate::environment;
 use crate::error::Result;
+use crate::holdoff::HoldOff;
 use crate::http::{Answer, Request, Server};
 use crate::inspect;
 use crate::lane::{Lane, Outcome};
 use crate::name::split_project;
-use crate::replay::Host;
+use crate::orphans;
+use crate::replay::{Host, random};
 use crate::report::Event;
 
 /// How often a stop, the deadline and new files are looked for.
@@ -44,7 +47,8 @@ pub struct Sender {
 /// How long [`Sender::run`] goes on.
 #[derive(Debug, Clone)]
 pub struct Until<'a> {
-    /// Go on with what is written from now on. Default: false.
+    /// Go on with what is written from now on. It begins after a random time of up to 2 s: many
+    /// that are started in the same second do not send in the same second. Default: false.
     pub watch: bool,
     /// The end of the whole run, whatever is left. Default: none.
     pub deadline: Option<Instant>,
@@ -149,6 +153,14 @@ impl Sender {
     /// [`Summary`] says so.
     pub fn run(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
         self.done = Settled::default();
+        if until.watch {
+            // Those that start in the same second do not send in the same second.
+            self.sleep(until, uniform(config::START_JITTER, random()));
+        }
+        for place in all_places(&self.root).unwrap_or_default() {
+            // What means nothing may as well stay.
+            let _ = orphans::remove(&place.directory, orphans::YOUNG);
+        }
         let mut moved = Instant::now();
         let mut left_before = u64::MAX;
         loop {
@@ -169,7 +181,7 @@ impl Sender {
             if is_over(until) || (!until.watch && (left == 0 || given_up)) {
                 break;
             }
-            self.sleep(until);
+            self.sleep(until, SEARCH);
         }
         self.summary()
     }
@@ -206,6 +218,7 @@ impl Sender {
     fn pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> bool {
         let mut desk = Desk {
             server: &self.server,
+            hold_off: HoldOff::new(&self.root, self.server.url()),
             until,
             on_event,
         };
@@ -231,11 +244,11 @@ impl Sender {
         }
     }
 
-    /// Sleeps until the next attempt or the next search.
-    fn sleep(&self, until: &Until<'_>) {
-        let next = Instant::now() + SEARCH;
+    /// Sleeps, but not for longer than the run goes on.
+    fn sleep(&self, until: &Until<'_>, time: Duration) {
+        let next = Instant::now() + time;
         while Instant::now() < next && !is_over(until) {
-            thread::sleep(TICK);
+            thread::sleep(TICK.min(next.saturating_duration_since(Instant::now())));
         }
     }
 
@@ -278,6 +291,7 @@ impl Sender {
 /// The calling thread's side of a request.
 struct Desk<'a> {
     server: &'a Server,
+    hold_off: HoldOff,
     until: &'a Until<'a>,
     on_event: &'a mut dyn FnMut(&Event),
 }
@@ -316,6 +330,14 @@ impl Host for Desk<'_> {
 
     fn tell(&mut self, event: Event) {
         (self.on_event)(&event);
+    }
+
+    fn hold_off(&mut self, wait: Duration) {
+        self.hold_off.note(wait, SystemTime::now());
+    }
+
+    fn held_off(&mut self) -> Option<Duration> {
+        self.hold_off.left(SystemTime::now())
     }
 }
 

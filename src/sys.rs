@@ -1,9 +1,12 @@
 //! What the standard library does not offer. The only file with `unsafe`.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Takes the exclusive `flock` of an open file without waiting.
@@ -130,6 +133,25 @@ fn punch(file: &File, len: libc::off_t) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn punch(_: &File, _: libc::off_t) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The size of the file system that holds a path, and what an ordinary user may still write to it,
+/// in bytes.
+pub(crate) fn disk_space(path: &Path) -> io::Result<(u64, u64)> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statvfs is a valid one; the path ends in a NUL, and `space` is a valid
+    // place for the answer.
+    let space = unsafe {
+        let mut space: libc::statvfs = std::mem::zeroed();
+        if libc::statvfs(path.as_ptr(), &mut space) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        space
+    };
+    // The width of these fields differs between systems.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let bytes = |blocks| (blocks as u64).saturating_mul(space.f_frsize as u64);
+    Ok((bytes(space.f_blocks), bytes(space.f_bavail)))
 }
 
 /// Is there a limit on the size of files (`ulimit -f`)?

@@ -86,7 +86,7 @@ impl Delivery<'_> {
         let mut digests: Vec<String> = Vec::with_capacity(table.rows.len());
         while digests.len() < table.rows.len() {
             let (request, rows) = table.chunk(digests.len(), self.body_limit.min(CHUNK));
-            let body = match self.ask(request)? {
+            let body = match self.carry(request, 1)? {
                 Answer::Reject { status, detail } => return Ok(self.refuse(status, detail)),
                 Answer::Delivered { body } => body,
                 _ => Vec::new(),

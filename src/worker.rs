@@ -14,8 +14,10 @@ use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
+use crate::lock::{self, Adoption};
 use crate::log::OwnFile;
 use crate::name::{Extension, FileName};
+use crate::orphans;
 use crate::replay::{Host, Progress, Replay};
 use crate::report::Event;
 use crate::sys;
@@ -25,6 +27,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the directory is searched for what other processes have left behind since.
 const SEARCH_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often a client asks whether another one still delivers the leftovers.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How many batches of its own a client sends for each of the leftovers, while there are any.
+const LIVE_FIRST: u32 = 3;
 
 pub(crate) struct Worker {
     pub desk: Desk,
@@ -38,6 +46,12 @@ pub(crate) struct Worker {
     /// Leftovers that have let the others go first.
     pub deferred: BTreeSet<FileName>,
     pub searched: Option<Instant>,
+    /// The right to deliver the leftovers, while there are any.
+    pub adopted: Option<Adoption>,
+    /// Leftovers are let be until then.
+    pub leftovers_from: Option<Instant>,
+    /// Own batches in a row for which leftovers have waited.
+    pub passed_over: u32,
 }
 
 impl Worker {
@@ -103,9 +117,11 @@ impl Worker {
     /// come back if nothing happens before.
     fn turn(&mut self) -> Option<Instant> {
         self.desk.server.as_ref()?;
-        let own = match blocked(&self.replay) {
+        let mut is_busy = false;
+        let own = match later(self.replay.next_attempt()) {
             None => {
                 let step = self.step_own();
+                is_busy = matches!(step, Ok(Progress::Settled(_)));
                 self.come_back(step, |worker| worker.replay.next_attempt())
             }
             at => at,
@@ -113,10 +129,17 @@ impl Worker {
         if self.desk.closing {
             return own;
         }
-        let leftover = match blocked(&self.leftover_replay) {
+        if is_busy && self.passed_over < LIVE_FIRST {
+            self.passed_over += 1;
+            return own;
+        }
+        self.passed_over = 0;
+        let held = later(self.leftovers_from).or(later(self.leftover_replay.next_attempt()));
+        let leftover = match held {
             None => {
                 let step = self.step_leftover();
-                self.come_back(step, |worker| worker.leftover_replay.next_attempt())
+                let at = self.come_back(step, |worker| worker.leftover_replay.next_attempt());
+                at.or(later(self.leftovers_from))
             }
             at => at,
         };
@@ -152,10 +175,15 @@ impl Worker {
             self.own
                 .take_if(|drain| drain.batch.is_none() && drain.name().is_some());
         }
-        if self.leftover_replay.paused().is_some() {
-            if let Some(drain) = self.leftover.take_if(|drain| drain.batch.is_none()) {
-                self.leftovers.extend(drain.name().cloned());
-            }
+        let is_free = self
+            .leftover
+            .as_ref()
+            .is_none_or(|drain| drain.batch.is_none());
+        if self.leftover_replay.paused().is_some() && is_free {
+            self.leftover = None;
+            self.leftovers.clear();
+            self.adopted = None;
+            self.searched = None;
         }
     }
 
@@ -291,19 +319,30 @@ impl Worker {
     }
 
     fn next_leftover(&mut self, directory: &Directory) -> Result<Option<FileName>> {
-        let due = self
+        if let Some(name) = self.leftovers.pop_front() {
+            return Ok(Some(name));
+        }
+        self.adopted = None;
+        let is_due = self
             .searched
             .is_none_or(|searched| searched.elapsed() >= SEARCH_AGAIN);
-        if self.leftovers.is_empty() && due {
-            self.searched = Some(Instant::now());
-            self.leftovers = directory.logs()?.into();
+        if !is_due {
+            return Ok(None);
         }
-        while let Some(name) = self.leftovers.pop_front() {
-            if !self.desk.log.is_own(&name) {
-                return Ok(Some(name));
-            }
+        let now = Instant::now();
+        let adopted = lock::adopt(directory);
+        if matches!(adopted, Adoption::Taken) {
+            self.leftovers_from = Some(now + ASK_AGAIN);
+            return Ok(None);
         }
-        Ok(None)
+        self.searched = Some(now);
+        // What means nothing may as well stay for another while.
+        let _ = orphans::remove(directory, orphans::YOUNG);
+        self.leftovers = directory.logs()?.into();
+        self.leftovers.retain(|name| !self.desk.log.is_own(name));
+        let first = self.leftovers.pop_front();
+        self.adopted = first.is_some().then_some(adopted);
+        Ok(first)
     }
 
     /// Puts the replay's state on the board.
@@ -314,6 +353,10 @@ impl Worker {
         let paused = self.replay.paused().or(self.leftover_replay.paused());
         board.paused = paused.map(str::to_owned);
         board.next_attempt = self.replay.next_attempt();
+        board.resent = self.replay.resent() + self.leftover_replay.resent();
+        let open = self.leftover.as_ref().and_then(Drain::name);
+        board.leftover_files = (self.leftovers.len() + usize::from(open.is_some())) as u64;
+        board.leftover_begun = open.or(self.leftovers.front()).and_then(FileName::begun);
         let error = self.leftover_replay.take_error();
         if let Some(error) = self.replay.take_error().or(error) {
             board.last_error = Some(error);
@@ -321,7 +364,7 @@ impl Worker {
     }
 }
 
-/// When the next request may go out, if that is not yet.
-fn blocked(replay: &Replay) -> Option<Instant> {
-    replay.next_attempt().filter(|&at| at > Instant::now())
+/// The time, if it has not come yet.
+fn later(at: Option<Instant>) -> Option<Instant> {
+    at.filter(|&at| at > Instant::now())
 }

@@ -5,7 +5,8 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
@@ -188,6 +189,7 @@ fn wrong_use_says_on_stderr_what_to_do_and_exits_with_2() {
         (&[][..], "Usage: weave-wal <command>"),
         (&["stauts"], "did you mean status?"),
         (&["--halp"], "did you mean --help?"),
+        (&["version"], "did you mean --version?"),
         (&["help", "sned"], "did you mean send?"),
         (&["append"], "--project my-team/my-app"),
         (&["append", "--project"], "--project needs a value"),
@@ -322,8 +324,115 @@ fn a_root_that_nobody_has_made_holds_nothing_and_is_no_mistake() {
     let ran = tool.run(&["status", "--json"]);
     assert_eq!(
         ran.out,
-        "{\"projects\":[],\"pending_records\":0,\"dead_records\":0}\n"
+        "{\"projects\":[],\"pending_records\":0,\"dead_records\":0,\"pending_bytes\":0,\
+         \"oldest_seconds\":null,\"disk_bytes\":0}\n"
     );
+}
+
+/// The tool as a user whom nobody has let in; `None` if that cannot be had.
+fn as_nobody(tool: &Tool, args: &[&str]) -> Option<Command> {
+    // Where it was built is not everybody's to enter.
+    let copy = tool.home.path().join("weave-wal");
+    fs::copy(env!("CARGO_BIN_EXE_weave-wal"), &copy).unwrap();
+    set_mode(tool.home.path(), 0o755);
+    let script = "exec setpriv --reuid 65534 --regid 65534 --clear-groups ./weave-wal \"$@\"";
+    let probe = tool.wrapped("sh", &["-c", script, "sh", "--version"]);
+    if feed(probe, b"").status != 0 {
+        return None;
+    }
+    Some(tool.wrapped("sh", &[&["-c", script, "sh"], args].concat()))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_may_not_be_read_is_named_with_what_was_done_to_it_and_why() {
+    let tool = Tool::new();
+    tool.log(0..3);
+    let project = tool.root().join(PROJECT);
+    let mut open = vec![tool.home.path().to_owned()];
+    for part in [".weave", "wal", "team", "app"] {
+        open.push(open[open.len() - 1].join(part));
+    }
+    for (opened, doing, path) in [
+        (1, "look at the root", ".weave/wal"),
+        (4, "list", ".weave/wal/team/app"),
+        (5, "open", ".weave/wal/team/app/0"),
+    ] {
+        open[..opened].iter().for_each(|path| set_mode(path, 0o755));
+        for args in [&["status"][..], &["cat"], &["verify"], &["send"]] {
+            let Some(command) = as_nobody(&tool, args) else {
+                return skip("becoming another user needs root and setpriv");
+            };
+            let ran = feed(command, b"");
+            let why = ran.err.lines().next().unwrap_or_default();
+            assert_eq!((ran.status, ran.out.as_str()), (2, ""), "{args:?}: {why}");
+            assert!(
+                why.starts_with(&format!("weave-wal: cannot {doing} {path}")),
+                "{why}"
+            );
+            assert!(why.contains(": Permission denied"), "{why}");
+        }
+    }
+    assert_eq!(files_with(&project, "jsonl").len(), 1);
+}
+
+#[test]
+fn a_project_without_logs_is_not_taken_for_one_that_is_delivered() {
+    let tool = Tool::new();
+    tool.log(0..1);
+    for args in [&["send"][..], &["cat"], &["dead"], &["dead", "retry"]] {
+        let ran = tool.run(&[args, &["--project", "team/misspelt"]].concat());
+        assert_eq!(ran.status, 0, "{args:?}");
+        let expected = "there are no logs of team/misspelt in .weave/wal\n";
+        assert!(ran.err.starts_with(expected), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_demo_that_is_interrupted_removes_its_directory() {
+    let tool = Tool::new();
+    let temporary = tool.home.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let mut command = tool.command(&["demo"]);
+    let mut child = command.env("TMPDIR", &temporary).spawn().unwrap();
+    let mut news = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    news.read_line(&mut line).unwrap();
+    assert!(line.starts_with("1/"), "{line}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 1);
+    signal(&child, "INT");
+    news.read_to_string(&mut line).unwrap();
+    let ran = ran(child);
+    assert_eq!((ran.status, ran.out.as_str()), (1, ""));
+    assert!(line.contains("interrupted"), "{line}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn on_a_terminal_there_is_a_progress_bar_and_no_colour() {
+    let (tool, _collector) = with_collector();
+    tool.log(0..2_000);
+    let send = format!("{} send", env!("CARGO_BIN_EXE_weave-wal"));
+    let mut seen = Vec::new();
+    for terminal in ["xterm-256color", "dumb"] {
+        let mut command = tool.wrapped("script", &["-qec", &send, "/dev/null"]);
+        command.env("TERM", terminal);
+        let Ok(child) = command.spawn() else {
+            return skip("a terminal needs script, of util-linux");
+        };
+        let ran = ran(child);
+        assert_eq!(ran.status, 0, "{}", ran.out);
+        seen.push(ran.out);
+        tool.log(0..2_000);
+    }
+    assert!(seen[0].contains("of 2000 delivered"), "{}", seen[0]);
+    assert!(!seen[1].contains("of 2000 delivered"), "{}", seen[1]);
+    // The bar clears its line; nothing else is drawn.
+    let rest = seen[0].replace("\r\u{1b}[K", "");
+    assert!(!rest.contains('\u{1b}'), "{rest:?}");
 }
 
 #[test]
@@ -532,6 +641,40 @@ fn a_disk_that_takes_no_more_ends_it_and_what_was_acknowledged_stays() {
     assert_eq!((ran.status, ran.out.as_str()), (1, "1\n"), "{}", ran.err);
     assert!(ran.err.contains("line 2: "), "{}", ran.err);
     assert_eq!(tool.run(&["cat"]).out, record(1));
+}
+
+#[test]
+fn at_the_disk_budget_a_line_is_refused_or_the_oldest_file_is_dropped_and_both_are_told() {
+    let (tool, collector) = with_collector();
+    tool.log(0..100);
+    let full = [&APPEND[..], &["--disk-budget", "16KiB"]].concat();
+    let ran = tool.feed(&full, records(100..200).as_bytes());
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.err.contains("line 1: record not accepted"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("a disk budget of 16384"), "{}", ran.err);
+    let drop = [&full[..], &["--when-full", "drop-oldest"]].concat();
+    let ran = tool.feed(&drop, records(200..220).as_bytes());
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.err.contains("dropped 100 records"), "{}", ran.err);
+    assert_eq!(tool.run(&["send"]).status, 0);
+    assert_each_start_once(&collector, 200..220);
+    // A floor that no disk has.
+    let floor = [&APPEND[..], &["--free-space-floor", "8000000000GiB"]].concat();
+    let ran = tool.feed(&floor, records(0..1).as_bytes());
+    assert_eq!(ran.status, 1);
+    assert!(ran.err.contains("of the disk free"), "{}", ran.err);
+    for bad in [
+        ["--disk-budget", "0"],
+        ["--disk-budget", "5MB"],
+        ["--when-full", "delete"],
+    ] {
+        let ran = tool.run(&[&APPEND[..], &bad].concat());
+        assert_eq!(ran.status, 2, "{bad:?}: {}", ran.err);
+    }
 }
 
 #[test]
@@ -785,7 +928,7 @@ fn pythons_dead_letters_count_and_can_be_retried() {
         (1, fs::read_to_string(&path).unwrap() + "\n")
     );
     let ran = tool.run(&["status", "--json"]);
-    assert!(ran.out.contains("\"dead_records\":2}]"), "{}", ran.out);
+    assert!(ran.out.contains("\"dead_records\":2,"), "{}", ran.out);
     assert_eq!(
         tool.run(&["dead", "retry"]).out,
         "1 record put back, 1 dead letter kept\n"
@@ -817,6 +960,24 @@ fn watching_begins_before_there_is_a_root_and_ends_with_a_summary() {
         );
         assert_each_start_once(&collector, 0..20);
     }
+}
+
+#[test]
+fn a_watch_that_is_ended_delivers_what_was_written_last() {
+    let (tool, collector) = with_collector();
+    tool.log(0..5);
+    let mut child = tool.command(&["send", "--watch"]).spawn().unwrap();
+    assert!(collector.wait_for(|collector| collector.received().len() == 5, LONG));
+    // It sees these only when it is already asked to end.
+    signal(&child, "STOP");
+    tool.log(5..9);
+    signal(&child, "TERM");
+    signal(&child, "CONT");
+    let mut out = String::new();
+    reader(&mut child).read_to_string(&mut out).unwrap();
+    assert_eq!(ran_status(child), 0);
+    assert!(out.starts_with("9 delivered, 0 pending"), "{out}");
+    assert_each_start_once(&collector, 0..9);
 }
 
 #[test]
@@ -870,13 +1031,18 @@ fn status_counts_what_is_pending() {
     let path = tool.log_file();
     let name = path.file_name().unwrap().to_str().unwrap();
     let bytes = fs::metadata(&path).unwrap().len();
-    let expected = format!(
-        "{{\"projects\":[{{\"entity\":\"team\",\"project\":\"app\",\"dir\":\".weave/wal/team/app\",\
-         \"files\":[{{\"name\":\"{name}\",\"bytes\":{bytes},\"delivered_bytes\":0,\
-         \"pending_records\":3,\"writer\":\"gone\"}}],\"pending_records\":3,\"dead_records\":0}}],\
-         \"pending_records\":3,\"dead_records\":0}}\n"
-    );
-    assert_eq!(ran.out, expected);
+    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let project = &status["projects"][0];
+    let (file, age) = (&project["files"][0], &project["oldest_seconds"]);
+    assert!(age.is_u64() && *age == file["age_seconds"] && *age == status["oldest_seconds"]);
+    let file = json!({"name": name, "bytes": bytes, "delivered_bytes": 0, "pending_records": 3,
+        "writer": "gone", "age_seconds": age});
+    let project = json!({"entity": "team", "project": "app", "dir": ".weave/wal/team/app",
+        "files": [file], "pending_records": 3, "dead_records": 0, "pending_bytes": bytes,
+        "oldest_seconds": age});
+    let expected = json!({"projects": [project], "pending_records": 3, "dead_records": 0,
+        "pending_bytes": bytes, "oldest_seconds": age, "disk_bytes": 4096});
+    assert_eq!(status, expected);
     let ran = tool.run(&["status"]);
     assert_eq!((ran.status, ran.err.as_str()), (1, ""));
     let row = ran.out.lines().nth(1).unwrap();

@@ -4,57 +4,26 @@
 
 mod support;
 
+#[path = "support/small_disk.rs"]
+mod small_disk;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use small_disk::SmallDisk;
 use support::*;
 use weave_wal::{Client, Config, Durability, Kind, Summary};
-
-/// A file system of its own that is full soon. It is gone when this is dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, with a message: it cannot be made here.
-    fn mount(size: &str) -> Option<SmallDisk> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(dir.path())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(SmallDisk(dir));
-        }
-        skip("mounting a tmpfs needs root");
-        None
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Uses up what is left, to the last byte; gives the file that does.
-    fn fill(&self) -> std::path::PathBuf {
-        let path = self.path().join("ballast");
-        let mut file = fs::File::create(&path).unwrap();
-        for size in [64 << 10, 4 << 10] {
-            while std::io::Write::write_all(&mut file, &vec![b'x'; size]).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let path = std::ffi::CString::new(self.path().as_os_str().as_encoded_bytes()).unwrap();
-        // SAFETY: the path is a valid string.
-        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-    }
-}
 
 /// Delivers what is below a root. What stays there for good is not waited for long.
 fn send(root: &Path, collector: &Collector) -> Summary {
     send_to(&collector.url(), root, Duration::from_secs(5))
+}
+
+/// A client that only writes, until the disk takes no more.
+fn writer_to_the_last_byte(root: &Path) -> Client {
+    let config = Config::new("team", "app").root(root).sender(false);
+    Client::open(config.free_space_floor(0)).unwrap()
 }
 
 /// Appends until that fails; returns how many were accepted.
@@ -74,7 +43,7 @@ fn what_was_accepted_on_a_full_disk_arrives_and_makes_room() {
         return;
     };
     let collector = Collector::start().unwrap();
-    let client = writer(disk.path());
+    let client = writer_to_the_last_byte(disk.path());
     let mut accepted = append_until_refused(&client, 0);
     assert!(accepted > 1_000);
     // The writer lives: its file stays, and the checkpoint needs room on the full disk.
@@ -125,6 +94,7 @@ fn a_client_on_a_full_disk_delivers_and_goes_on() {
                 .durability(durability)
                 // What takes long on a busy machine is no lost answer.
                 .request_timeout(LONG)
+                .free_space_floor(0)
                 .queue_bytes(200_000),
         )
         .unwrap();
@@ -151,7 +121,9 @@ fn what_is_buffered_when_the_disk_is_full_outlives_the_finish() {
         return;
     };
     let collector = Collector::start().unwrap();
-    let buffered = config(disk.path(), &collector).durability(Durability::Buffered);
+    let buffered = config(disk.path(), &collector)
+        .durability(Durability::Buffered)
+        .free_space_floor(0);
     collector.stop();
     let client = Client::open(buffered).unwrap();
     append_starts(&client, 0..10);

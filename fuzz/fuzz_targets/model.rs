@@ -1,6 +1,6 @@
-//! Append, crash, damage, deliver, append again, in any order: at the end every record that was
-//! kept is delivered or a dead letter, unchanged and no more often than the crashes explain; no
-//! record was invented; every damaged byte is in a dead letter.
+//! Append, fail, crash, damage, deliver, append again, in any order: at the end every record that
+//! was kept is delivered or a dead letter, unchanged and no more often than the crashes and failures
+//! explain; no record was invented; every damaged byte is in a dead letter.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use libfuzzer_sys::fuzz_target;
-use weave_wal::fuzzing::{self, Batches, Delivery, Log, Options, Step};
+use weave_wal::fuzzing::{self, Batches, Delivery, Log, Options, Step, storage};
 use weave_wal::{Durability, Kind};
 
 use file::{DIR, File, LONGEST, names};
@@ -25,6 +25,7 @@ use server::{Accepted, Seen, forgive, identify, note, server};
 fuzz_target!(|input: &[u8]| {
     let _ = fs::remove_dir_all(&*DIR);
     fs::create_dir(&*DIR).expect("the directory is ours");
+    storage::reset();
     let mut model = Model::new(Script(input));
     while let Some(step) = model.script.next() {
         model.step(step);
@@ -52,8 +53,8 @@ struct Live {
     unsettled: Vec<usize>,
     /// The records that were accepted, from this one on.
     first: usize,
-    /// How much of a file somebody else has synced to deliver it.
-    synced_by_others: HashMap<String, usize>,
+    /// What storage had done wrong before it was opened.
+    failures: u32,
 }
 
 impl<'a> Model<'a> {
@@ -71,7 +72,8 @@ impl<'a> Model<'a> {
     fn step(&mut self, step: u8) {
         match step % 16 {
             0..=3 => self.append(step >> 4),
-            4 => drop(self.live().log.sync()),
+            4 if step >> 4 == 15 => self.fail(),
+            4 => self.sync(),
             5 | 6 => self.deliver_own(),
             7 | 8 => self.deliver_other(),
             9 => self.drop_deliveries(),
@@ -106,7 +108,7 @@ impl<'a> Model<'a> {
                 delivery: None,
                 unsettled: Vec::new(),
                 first,
-                synced_by_others: HashMap::new(),
+                failures: storage::seen().failures,
             }
         })
     }
@@ -122,17 +124,58 @@ impl<'a> Model<'a> {
             format!("{{\"n\":{id},\"v\":{text},\"in\":{{\"type\":\"call_end\",\"req\":{{}}}}}}");
         let mut line = fuzzing::line(kind, &req, usize::MAX).expect("an object");
         line.pop();
-        self.live().log.append(kind, &req).expect("healthy storage");
+        let before = self.live().log.accepted();
+        let failures = storage::seen().failures;
+        let is_logged = self.attempt(|live| live.log.append(kind, &req).map(drop));
+        let after = self.live().log.accepted();
+        let is_accepted = after > before;
+        // What cannot be synced is kept and tried again; what cannot be written is refused.
+        let synced = self.live().durability == Durability::Synced;
+        assert!(is_logged == is_accepted || is_accepted && synced);
+        assert!(!is_logged || !synced || self.live().log.synced() == after);
         self.records.push(Accepted {
             kind,
             req,
             line,
+            end: is_accepted.then_some(after),
             taken: 0,
             dead: 0,
-            excess: 0,
+            excess: storage::seen().failures - failures,
             removed: false,
             kept: false,
+            synced: false,
         });
+    }
+
+    fn sync(&mut self) {
+        if self.attempt(|live| live.log.sync()) {
+            let log = &self.live().log;
+            assert_eq!(log.synced(), log.accepted(), "sync means synced");
+        }
+    }
+
+    /// The next calls of the log to its storage fail.
+    fn fail(&mut self) {
+        let calls = self.script.bytes();
+        self.live();
+        storage::plan(&calls);
+    }
+
+    /// Does what may fail; with healthy storage it does not, whatever has failed before.
+    fn attempt(&mut self, act: impl FnOnce(&Live) -> weave_wal::Result<()>) -> bool {
+        let (healthy, failures) = (storage::is_healthy(), storage::seen().failures);
+        let live = self.live();
+        let (first, synced) = (live.first, live.log.synced());
+        let done = act(live);
+        assert!(done.is_ok() || !healthy, "with healthy storage: {done:?}");
+        if storage::seen().failures > failures {
+            // What is written to a new file may have been sent from the old one by others, or be
+            // in both.
+            for record in &mut self.records[first..] {
+                record.excess += u32::from(record.end.is_none_or(|end| end > synced));
+            }
+        }
+        done.is_ok()
     }
 
     fn batches(&mut self) -> Batches {
@@ -177,6 +220,7 @@ impl<'a> Model<'a> {
                 return;
             }
             let name = names[self.script.below(names.len())].clone();
+            self.go_back(&name);
             let opened = Delivery::open(&DIR, &name, &limits).expect("healthy storage");
             self.other = opened.map(|delivery| (name, delivery));
         }
@@ -184,18 +228,33 @@ impl<'a> Model<'a> {
             return;
         };
         let mut seen = Seen::default();
-        let size = fs::metadata(DIR.join(&*name)).expect("it is held").len() as usize;
+        let size = fs::metadata(DIR.join(&*name)).expect("it is held").len();
         let step = delivery
             .step(&mut server(&mut self.records, &mut seen, answers))
             .expect("healthy storage");
-        if let Some(live) = &mut self.log {
-            live.synced_by_others.insert(name.clone(), size);
-        }
+        storage::synced_by_others(&DIR.join(&*name), size);
         note(&mut self.other_unsettled, seen, step);
         if step == Step::Idle {
             if let Some((_, delivery)) = self.other.take() {
                 delivery.remove().expect("healthy storage");
             }
+        }
+    }
+
+    /// A delivery that begins inside a line, for its newline is damaged, goes back to the line's
+    /// start.
+    fn go_back(&mut self, name: &str) {
+        let Some(file) = self.files.iter().find(|file| file.name == name) else {
+            return;
+        };
+        let checkpoint = fuzzing::read_checkpoint(&file.path().with_extension("checkpoint"));
+        let again = file.from_line_start(checkpoint as usize);
+        for line in file
+            .lines
+            .iter()
+            .filter(|line| again.start <= line.place.start && line.place.end <= again.end)
+        {
+            self.records[line.id].excess += 1;
         }
     }
 
@@ -212,8 +271,9 @@ impl<'a> Model<'a> {
     }
 
     fn close(&mut self) {
-        if let Some(live) = &self.log {
-            live.log.close().expect("healthy storage");
+        if self.log.is_some() && self.attempt(|live| live.log.close()) {
+            let log = &self.live().log;
+            assert_eq!(log.synced(), log.accepted(), "closed means synced");
         }
         self.bury(0);
     }
@@ -227,52 +287,50 @@ impl<'a> Model<'a> {
     fn bury(&mut self, how: u8) {
         self.drop_deliveries();
         let Some(live) = self.log.take() else { return };
-        let synced = live.log.synced();
+        let (synced, degraded) = (live.log.synced(), live.log.is_degraded());
         drop(live.log);
+        storage::plan(&[]);
+        let seen = storage::seen();
+        let failed = seen.failures > live.failures;
 
         let known: Vec<&str> = self.files.iter().map(|file| &file.name[..]).collect();
         let mut own = names("jsonl");
         own.retain(|name| !known.contains(&&name[..]));
-        // Where each record ends in the log.
-        let mut end = 0;
-        let ends: Vec<u64> = self.records[live.first..]
-            .iter()
-            .map(|record| {
-                end += record.line.len() as u64 + 1;
-                end
-            })
-            .collect();
         let mut written = 0;
         for (index, name) in own.iter().enumerate() {
-            let mut file = File::new(name, &self.records);
-            let len = file.content.len() as u64;
-            let end = file
-                .lines
-                .last()
-                .map_or(0, |line| ends[line.id - live.first]);
-            let synced_here = synced.min(end).saturating_sub(end - len) as usize;
-            let others = live.synced_by_others.get(name).copied().unwrap_or_default();
-            written = written.max(end);
-            if index + 1 == own.len() {
-                file.lose_power(how, synced_here.max(others), &mut self.script);
-            } else {
-                assert!(
-                    synced >= end,
-                    "a file that is followed by another is synced"
-                );
-            }
+            let mut file = File::new(name, &self.records, failed);
+            let synced_here = storage::synced(&file.path()) as usize;
             for line in &file.lines {
-                self.records[line.id].kept = true;
+                let record = &mut self.records[line.id];
+                assert!(record.end.is_some() || seen.not_cut, "it was refused");
+                record.kept = true;
+                record.synced |= line.place.end < synced_here;
+                written = written.max(record.end.unwrap_or_default());
+            }
+            let is_last = index + 1 == own.len();
+            assert!(
+                is_last || failed || synced_here == file.content.len(),
+                "a file that is followed by another is synced"
+            );
+            if is_last || synced_here < file.content.len() {
+                file.lose_power(how, synced_here, &mut self.script);
             }
             // The PID of a process that does not exist any more.
             fs::write(DIR.join(name).with_extension("lock"), "0").expect("healthy storage");
             self.files.push(file);
         }
-        for (record, end) in self.records[live.first..].iter_mut().zip(ends) {
+        for record in &mut self.records[live.first..] {
+            let Some(end) = record.end else { continue };
             record.removed = !record.kept && end <= synced;
-            let in_a_file = record.kept || record.removed || end <= written;
-            let buffered = live.durability == Durability::Buffered;
-            assert!(in_a_file || buffered, "append means written");
+            assert!(
+                end > synced || record.removed || record.synced,
+                "sync means synced"
+            );
+            let buffered = live.durability == Durability::Buffered && end > written;
+            // Nothing but memory has what a failed sync has destroyed and no new file has taken.
+            let destroyed = degraded && seen.destroyed;
+            let in_a_file = record.kept || record.removed;
+            assert!(in_a_file || buffered || destroyed, "append means written");
         }
     }
 
@@ -296,10 +354,6 @@ impl<'a> Model<'a> {
             if std::mem::replace(&mut line.flipped, true) {
                 return;
             }
-        }
-        // A delivery that begins here would go back over the record before.
-        if let Some(line) = file.lines.iter().find(|line| line.place.end == at) {
-            self.records[line.id].excess += 1;
         }
         file.damage(at..at + 1, |byte| *byte ^= bits);
     }
@@ -363,6 +417,7 @@ impl<'a> Model<'a> {
             record: LONGEST,
         };
         for name in names("jsonl") {
+            self.go_back(&name);
             let mut delivery = Delivery::open(&DIR, &name, &limits)
                 .expect("healthy storage")
                 .expect("nobody else has it");
@@ -407,6 +462,9 @@ impl<'a> Model<'a> {
             file.check_all_accounted_for(&self.records, quarantined.get(&file.stem()));
         }
         for record in &self.records {
+            if record.end.is_none() && !record.kept {
+                assert_eq!(record.taken + record.dead, 0, "it was refused");
+            }
             if record.removed && record.line.len() <= LONGEST {
                 assert!(record.taken + record.dead > 0, "{} is lost", record.req);
             }

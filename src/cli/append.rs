@@ -1,7 +1,7 @@
 //! `weave-wal append`: standard input into the log.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::args::{Args, Known};
 use super::events::Reporter;
 use super::lines::{Lines, Next};
 use super::output::{Output, count, say};
-use super::{Command, Seconds, Status, Trouble};
+use super::{Bytes, Command, Seconds, Status, Trouble};
 
 /// The library's own limit on a record.
 const RECORD_LIMIT: usize = 16 << 20;
@@ -30,7 +30,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 pub(super) const COMMAND: Command = Command {
     name: "append",
     about: "Logs records from standard input",
-    usage: "--project E/P [--root DIR] [--kind K] [--ack] [--send [--timeout SECS]] [--durability D]",
+    usage: "--project E/P [--root DIR] [--kind K] [--ack] [--send [--timeout SECS]] [--durability D] [--disk-budget SIZE] [--free-space-floor SIZE] [--when-full P]",
     details: "\
 Reads one JSON object a line: a whole record, {\"type\":\"call_start\",\"req\":{…}}, or with --kind
 only its req. A line that cannot be logged is named by its number, the rest goes on, and the exit
@@ -45,12 +45,27 @@ Options:
   --durability D      what that means. written (default): in the file, the process may die;
                       synced: on the disk, the machine may lose power; buffered: as synced for
                       --ack, and without it written within milliseconds
+  --disk-budget SIZE  what the logs below the root may take, all together; default 4GiB. SIZE is
+                      in bytes, or ends in KiB, MiB or GiB
+  --free-space-floor SIZE
+                      what is to stay free on the disk; default 64MiB, or a twentieth of it
+  --when-full P       what happens there. reject (default): the line is refused and the reading
+                      ends; drop-oldest: the project's oldest file is dropped, and that is told
   --send              deliver to the server as well
   --timeout SECS      with --send: how long the end may take; default 30",
     example: "weave-wal append --project my-team/my-app --ack < records.jsonl",
     known: Known {
         flags: &["--ack", "--send", "--help", "-h"],
-        options: &["--project", "--root", "--kind", "--durability", "--timeout"],
+        options: &[
+            "--project",
+            "--root",
+            "--kind",
+            "--durability",
+            "--timeout",
+            "--disk-budget",
+            "--free-space-floor",
+            "--when-full",
+        ],
         others: 0,
     },
     run,
@@ -65,6 +80,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     let durability = args.value("--durability")?.unwrap_or_default();
     let (kind, ack) = (args.value("--kind")?, args.flag("--ack"));
     let client = Client::open(config(args, durability, send)?)?;
+    if io::stdin().is_terminal() {
+        say("reading records from the terminal, one a line; Ctrl-D ends them");
+    }
     let input = io::stdin().as_fd().try_clone_to_owned();
     let input =
         input.map_err(|error| Trouble::Unusable(format!("cannot read standard input: {error}")))?;
@@ -111,6 +129,15 @@ fn config(args: &Args, durability: Durability, send: bool) -> Result<Config, Tro
             let line = reporter.lock().ok().and_then(|mut r| r.line(event));
             line.into_iter().for_each(say);
         });
+    let config = match args.value::<Bytes>("--disk-budget")? {
+        Some(Bytes(budget)) => config.disk_budget(budget),
+        None => config,
+    };
+    let config = match args.value::<Bytes>("--free-space-floor")? {
+        Some(Bytes(floor)) => config.free_space_floor(floor),
+        None => config,
+    };
+    let config = config.when_full(args.value("--when-full")?.unwrap_or_default());
     Ok(match args.path("--root") {
         Some(root) => config.root(root),
         None => config,

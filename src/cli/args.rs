@@ -110,7 +110,8 @@ impl Args {
 /// As in "no such command: "stauts"; did you mean status?".
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
     let begun = |candidate: &&&str| name.len() > 2 && candidate.starts_with(name);
-    let near = |candidate: &&&str| distance(name, candidate) <= 2;
+    // Of one or two characters everything is near.
+    let near = |candidate: &&&str| distance(name, candidate) <= 2.min(name.len().saturating_sub(2));
     let nearest = || known.iter().filter(near).min_by_key(|c| distance(name, c));
     let hint = match known.iter().find(begun).or_else(nearest) {
         Some(meant) => format!("; did you mean {meant}?"),
@@ -204,6 +205,7 @@ mod tests {
             );
         }
         assert_eq!(refusal("--frobnicate"), "no such option: \"--frobnicate\"");
+        assert_eq!(refusal("-x"), "no such option: \"-x\"");
         assert_eq!(refusal("a b c"), "unexpected argument: \"c\"");
     }
 

@@ -6,7 +6,7 @@ use weave_wal::inspect::{self, From, Item};
 
 use super::args::{Args, Known};
 use super::output::{Output, count, say};
-use super::{Command, Status, Trouble, root, root_exists};
+use super::{Command, Status, Trouble, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
     name: "cat",
@@ -69,7 +69,9 @@ impl Log {
         let project = args.value::<String>("--project")?;
         if args.others().is_empty() {
             let root = root(args);
-            root_exists(&root)?;
+            if root_exists(&root)? {
+                note_if_absent(&root, project.as_deref())?;
+            }
             let found = inspect::logs(&root, project.as_deref())?;
             let log = |path| Log { path, found: true };
             return Ok(found.into_iter().map(log).collect());

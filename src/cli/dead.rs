@@ -4,7 +4,7 @@ use weave_wal::dead;
 
 use super::args::{Args, Known, unknown};
 use super::output::{Output, count, say};
-use super::{Command, Status, Trouble, root, root_exists};
+use super::{Command, Status, Trouble, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
     name: "dead",
@@ -40,7 +40,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     }
     let root = root(args);
     let project = args.value::<String>("--project")?;
-    root_exists(&root)?;
+    if root_exists(&root)? {
+        note_if_absent(&root, project.as_deref())?;
+    }
     let files = dead::files(&root, project.as_deref())?;
     match action {
         "retry" => retry(&files),

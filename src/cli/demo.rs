@@ -6,9 +6,10 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use weave_wal::{Client, Event, inspect};
+use weave_wal::{Client, Event, inspect, tool};
 
 use super::args::{Args, Known};
 use super::{Command, Status, Trouble};
@@ -85,6 +86,8 @@ pub(super) fn write(mut args: impl Iterator<Item = OsString>) -> ExitCode {
 /// Plays every scene, each with a directory and a server of its own.
 fn play() -> Outcome<bool> {
     let began = Instant::now();
+    // Between two scenes nobody writes to the directory, so that it can be removed for good.
+    let interrupted = tool::on_terminate();
     let directory = TemporaryDirectory::create()?;
     let mut rows = Vec::new();
     for (number, (title, scene)) in (1..).zip(SCENES) {
@@ -94,6 +97,9 @@ fn play() -> Outcome<bool> {
             let received = stage.collector.received();
             Ok(Row::count(title, story, &received, &stage.root)?)
         });
+        if interrupted.load(Ordering::Relaxed) {
+            return Err("the demo was interrupted; it leaves nothing behind".into());
+        }
         rows.push(played.unwrap_or_else(|error| Row::failed(title, error.to_string())));
     }
     say(format_args!(

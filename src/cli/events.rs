@@ -79,6 +79,18 @@ fn describe(event: &Event) -> Option<(String, String)> {
                 format!("damaged {path} {reason}"),
             )
         }
+        Event::Dropped {
+            path,
+            records,
+            bytes,
+        } => {
+            let (records, bytes) = (count(*records, "record"), count(*bytes, "byte"));
+            let line = format!(
+                "dropped {records} to keep the disk budget: {} ({bytes})",
+                path.display()
+            );
+            (line.clone(), line)
+        }
         Event::Degraded { error } => (error.clone(), error.clone()),
         _ => return None,
     })

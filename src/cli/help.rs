@@ -17,6 +17,8 @@ Environment:
   WANDB_BASE_URL       if set, and not to https://api.wandb.ai: the server is this + /traces
   WANDB_API_KEY        the API key; else the password of api.wandb.ai in ~/.netrc
   WEAVE_WAL_DIR        the root of the logs; default .weave/wal
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+                       in either case, with lower case first; for builds with the feature proxy
 
 Exit status: 0 all is well, 1 something is left or was rejected, 2 wrong use or configuration.
 ";

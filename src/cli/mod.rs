@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use weave_wal::Error;
+use weave_wal::{Error, inspect};
 
 use args::{Args, Known, unknown};
 use output::{Output, say};
@@ -131,7 +131,11 @@ fn find(name: &str) -> Result<&'static Command, Error> {
             return unknown("option", name, &["--help", "--version"]);
         }
         let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
-        unknown("command", name, &[&names[..], &["help"]].concat())
+        unknown(
+            "command",
+            name,
+            &[&names[..], &["help", "--version"]].concat(),
+        )
     })
 }
 
@@ -198,6 +202,23 @@ fn root_exists(root: &Path) -> Result<bool, Trouble> {
     }
 }
 
+/// Says so if a project was asked for that has no files: a misspelt name should not look like one
+/// of which everything is delivered.
+fn note_if_absent(root: &Path, project: Option<&str>) -> Result<(), Trouble> {
+    let Some(project) = project else {
+        return Ok(());
+    };
+    if inspect::logs(root, Some(project))?.is_empty()
+        && weave_wal::dead::files(root, Some(project))?.is_empty()
+    {
+        say(format_args!(
+            "there are no logs of {project} in {}",
+            root.display()
+        ));
+    }
+    Ok(())
+}
+
 /// A length of time that a user may give.
 struct Seconds(Duration);
 
@@ -210,6 +231,26 @@ impl FromStr for Seconds {
             Ok(seconds @ 1..=YEAR) => Ok(Seconds(Duration::from_secs(seconds))),
             _ => Err("give whole seconds, from 1 to 31536000"),
         }
+    }
+}
+
+/// A size that a user may give.
+struct Bytes(u64);
+
+impl FromStr for Bytes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+        let with_unit = units
+            .iter()
+            .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+        let (digits, shift) = with_unit.unwrap_or((text, 0));
+        let number = digits.parse::<u64>().ok();
+        let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+        bytes
+            .map(Bytes)
+            .ok_or("give a number of bytes, or one with KiB, MiB or GiB, as in 512MiB")
     }
 }
 
@@ -238,6 +279,17 @@ mod tests {
             for option in [command.known.flags, command.known.options].concat() {
                 assert!(help.contains(option), "{} {option}", command.name);
             }
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        for (text, expected) in [("0", 0), ("7", 7), ("3KiB", 3 << 10), ("4GiB", 4 << 30)] {
+            let Bytes(parsed) = text.parse().unwrap();
+            assert_eq!(parsed, expected, "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5GiB", "5MB", "5 MiB", "99999999999GiB"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }
 

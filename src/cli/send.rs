@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use weave_wal::{Event, Sender, Summary, Until, inspect, tool};
@@ -10,7 +10,10 @@ use weave_wal::{Event, Sender, Summary, Until, inspect, tool};
 use super::args::{Args, Known};
 use super::events::Reporter;
 use super::output::{Output, count, quoted, say};
-use super::{Command, Seconds, Status, Trouble, root, root_exists};
+use super::{Command, Seconds, Status, Trouble, note_if_absent, root, root_exists};
+
+/// How long delivery goes on, while it succeeds, after a watch was ended.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 pub(super) const COMMAND: Command = Command {
     name: "send",
@@ -25,7 +28,8 @@ Options:
   --root DIR          where the logs are
   --project E/P       only this project, as in my-team/my-app
   --server URL        the trace server
-  --watch             go on with what is written from now on, until SIGTERM or SIGINT
+  --watch             go on with what is written from now on, until SIGTERM or SIGINT; then
+                      what is left is tried once more, for at most 10 seconds
   --timeout SECS      end after this time, whatever is left
   --json              print one line of JSON at the end: delivered, pending, dead, corrupt,
                       requests, paused (null, or why)",
@@ -48,11 +52,19 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         sender = sender.project(project)?;
     }
     let exists = root_exists(&root)?;
+    if exists {
+        note_if_absent(&root, project.as_deref())?;
+    }
     let summary = match exists || watch {
         true => {
-            let until = until(timeout, watch, tool::on_terminate());
+            let stop = tool::on_terminate();
+            let until = until(timeout, watch, stop);
             let mut screen = Screen::new(&root, project.as_deref(), exists);
-            let summary = sender.run(&until, &mut |event| screen.show(event));
+            let mut summary = sender.run(&until, &mut |event| screen.show(event));
+            if watch && stop.load(Ordering::Relaxed) {
+                let last = last_look(&mut sender, &mut |event| screen.show(event));
+                summary = summary.and_then(|before| Ok(together(&before, last?)));
+            }
             screen.clear();
             summary?
         }
@@ -80,6 +92,25 @@ fn until(timeout: Option<Seconds>, watch: bool, stop: &AtomicBool) -> Until<'_> 
         patience: timeout.unwrap_or(drained.patience),
         ..drained
     }
+}
+
+/// What was written since the last search: of a pod that ends nothing is left to search later.
+fn last_look(sender: &mut Sender, show: &mut dyn FnMut(&Event)) -> weave_wal::Result<Summary> {
+    let stop = AtomicBool::new(false);
+    let until = Until {
+        deadline: Some(Instant::now() + LAST_LOOK),
+        patience: Duration::ZERO,
+        ..Until::drained(&stop)
+    };
+    sender.run(&until, show)
+}
+
+/// What two runs of one sender came to; its requests are counted on.
+fn together(before: &Summary, mut last: Summary) -> Summary {
+    last.delivered += before.delivered;
+    last.rejected += before.rejected;
+    last.corrupt += before.corrupt;
+    last
 }
 
 fn json(summary: &Summary) -> String {
@@ -125,7 +156,9 @@ struct Progress {
 
 impl Screen {
     fn new(root: &Path, project: Option<&str>, exists: bool) -> Screen {
-        let wanted = io::stderr().is_terminal() && exists;
+        // A dumb terminal cannot clear a line.
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let wanted = io::stderr().is_terminal() && !is_dumb && exists;
         Screen {
             reporter: Reporter::default(),
             progress: wanted.then(|| Progress {

@@ -14,11 +14,14 @@ pub(super) const COMMAND: Command = Command {
     usage: "[--root DIR] [--json]",
     details: "\
 Shows each project's files, whether their writers are alive, what is pending and since when, and
-the dead letters. The exit status is 1 if anything is pending or there are dead letters.
+the dead letters. The exit status is 1 if anything is pending or there are dead letters. It looks
+at the directory alone: no process has to be there.
 
 Options:
   --root DIR          where the logs are
-  --json              print one line of JSON instead of a table",
+  --json              print one line of JSON instead of a table: projects, pending_records,
+                      dead_records, pending_bytes, oldest_seconds (null: nothing is pending),
+                      disk_bytes (what the disk budget counts)",
     example: "weave-wal status --root /var/lib/app/wal",
     known: Known {
         flags: &["--json", "--help", "-h"],
@@ -36,7 +39,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     };
     let mut out = Output::stdout();
     if args.flag("--json") {
-        out.line(json(&projects));
+        out.line(json(&projects, inspect::disk_bytes(&root)));
     } else if !projects.is_empty() {
         table(&projects).iter().for_each(|line| out.line(line));
     }
@@ -45,38 +48,51 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     Ok(Status::well_if(projects.iter().all(well)))
 }
 
-fn json(projects: &[ProjectStatus]) -> String {
+/// Keys are added, never taken away.
+fn json(projects: &[ProjectStatus], disk_bytes: u64) -> String {
     let all: Vec<String> = projects.iter().map(project_json).collect();
+    let oldest = projects.iter().filter_map(oldest).max();
     format!(
-        "{{\"projects\":[{}],\"pending_records\":{},\"dead_records\":{}}}",
+        "{{\"projects\":[{}],\"pending_records\":{},\"dead_records\":{},\"pending_bytes\":{},\
+         \"oldest_seconds\":{},\"disk_bytes\":{disk_bytes}}}",
         all.join(","),
         projects.iter().map(|p| p.pending_records).sum::<u64>(),
         projects.iter().map(|p| p.dead_records).sum::<u64>(),
+        projects.iter().map(|p| p.pending_bytes).sum::<u64>(),
+        seconds(oldest),
     )
+}
+
+fn seconds(age: Option<Duration>) -> String {
+    age.map_or("null".to_owned(), |age| age.as_secs().to_string())
 }
 
 fn project_json(project: &ProjectStatus) -> String {
     let files: Vec<String> = project.files.iter().map(file_json).collect();
     format!(
         "{{\"entity\":{},\"project\":{},\"dir\":{},\"files\":[{}],\"pending_records\":{},\
-         \"dead_records\":{}}}",
+         \"dead_records\":{},\"pending_bytes\":{},\"oldest_seconds\":{}}}",
         quoted(&project.entity),
         quoted(&project.project),
         quoted(&project.dir.to_string_lossy()),
         files.join(","),
         project.pending_records,
         project.dead_records,
+        project.pending_bytes,
+        seconds(oldest(project)),
     )
 }
 
 fn file_json(file: &FileStatus) -> String {
     format!(
-        "{{\"name\":{},\"bytes\":{},\"delivered_bytes\":{},\"pending_records\":{},\"writer\":\"{}\"}}",
+        "{{\"name\":{},\"bytes\":{},\"delivered_bytes\":{},\"pending_records\":{},\"writer\":\"{}\",\
+         \"age_seconds\":{}}}",
         quoted(&file.name),
         file.bytes,
         file.delivered_bytes,
         file.pending_records,
         if file.writer_alive { "alive" } else { "gone" },
+        seconds(file.begun.map(since)),
     )
 }
 
@@ -134,8 +150,9 @@ fn row(project: &ProjectStatus) -> [String; 8] {
 
 /// How old the oldest file is that is not delivered to its end.
 fn oldest(project: &ProjectStatus) -> Option<Duration> {
-    let unfinished = |file: &&FileStatus| file.delivered_bytes < file.bytes;
-    let files = project.files.iter().filter(unfinished);
-    let begun = files.filter_map(|file| file.begun).min()?;
-    Some(SystemTime::now().duration_since(begun).unwrap_or_default())
+    project.oldest().map(since)
+}
+
+fn since(begun: SystemTime) -> Duration {
+    SystemTime::now().duration_since(begun).unwrap_or_default()
 }

@@ -30,7 +30,8 @@ fn the_defaults_are_those_of_the_documentation() {
          durability: Written, sender: true, sync_interval: 100ms, segment_bytes: 67108864, \
          record_limit: 16777216, queue_records: 100000, queue_bytes: 8388608, \
          queue_wait: 5s, batch_records: 10000, batch_bytes: 8388608, \
-         request_timeout: 30s, on_event: None }"
+         request_timeout: 30s, disk_budget: 4294967296, free_space_floor: None, \
+         when_full: Reject, start_jitter: 2s, on_event: None }"
     );
     config().check().unwrap();
 }
@@ -53,6 +54,10 @@ fn every_option_sets_itself_and_nothing_else() {
         .batch_records(8)
         .batch_bytes(9)
         .request_timeout(Duration::from_secs(10))
+        .disk_budget(11)
+        .free_space_floor(12)
+        .when_full(WhenFull::DropOldest)
+        .start_jitter(Duration::from_secs(13))
         .on_event(|_| ());
     assert_eq!(
         format!("{all:?}"),
@@ -60,7 +65,8 @@ fn every_option_sets_itself_and_nothing_else() {
          server: \"http://localhost:1\", api_key: Some(\"(hidden)\"), storage: Memory, \
          durability: Synced, sender: false, sync_interval: 2s, segment_bytes: 3, \
          record_limit: 4, queue_records: 5, queue_bytes: 6, queue_wait: 7s, \
-         batch_records: 8, batch_bytes: 9, request_timeout: 10s, \
+         batch_records: 8, batch_bytes: 9, request_timeout: 10s, disk_budget: 11, \
+         free_space_floor: Some(12), when_full: DropOldest, start_jitter: 13s, \
          on_event: Some(\"(a callback)\") }"
     );
     assert_eq!(all.api_key.as_deref(), Some("k"));
@@ -90,6 +96,8 @@ fn limits_without_room_for_anything_are_refused_by_name() {
         (config().queue_bytes(0), "queue_bytes"),
         (config().batch_records(0), "batch_records"),
         (config().batch_bytes(0), "batch_bytes"),
+        (config().disk_budget(0), "disk_budget"),
+        (config().start_jitter(Duration::MAX), "start_jitter"),
         (config().sync_interval(Duration::ZERO), "sync_interval"),
         (
             config().request_timeout(Duration::from_millis(999)),
@@ -189,6 +197,12 @@ fn names_of_choices_are_read_as_they_are_shown() {
         assert_eq!(
             durability.to_string().parse::<Durability>().unwrap(),
             durability
+        );
+    }
+    for when_full in [WhenFull::Reject, WhenFull::DropOldest] {
+        assert_eq!(
+            when_full.to_string().parse::<WhenFull>().unwrap(),
+            when_full
         );
     }
     let message = "fsynced".parse::<Durability>().unwrap_err().to_string();

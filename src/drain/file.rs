@@ -77,7 +77,7 @@ impl Bytes for File {
 
 /// Is the first record of a file one with a checksum, as only this crate writes them? A record too
 /// long to be looked at here is recognised when it is read.
-pub(super) fn begins_with_checksum(file: &File) -> io::Result<bool> {
+pub(crate) fn begins_with_checksum(file: &File) -> io::Result<bool> {
     let mut beginning = vec![0; 16 << 10];
     let n = Bytes::read_at(file, &mut beginning, 0)?;
     let first = records(&beginning[..n], beginning.len()).next();

@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_says_is_quoted_and_its_silence_is_not() {
+        for (body, expected) in [
+            (&b"full"[..], "u cannot take it now (503); it says: full"),
+            (b" \n", "u cannot take it now (503)"),
+        ] {
+            let Answer::Retry { why, .. } = judge(None, "u", 503, body, None) else {
+                panic!("503 means later");
+            };
+            assert_eq!(why, expected);
+        }
+    }
+
+    #[test]
     fn foreign_text_is_one_short_line() {
         assert_eq!(quote(None, b"\x1b[1mA\r\nB\0\xff", 100), "[1mA  B \u{fffd}");
         assert_eq!(quote(None, "a\u{e9}".as_bytes(), 2), "a");

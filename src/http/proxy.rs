@@ -1,7 +1,7 @@
 //! Which proxy the environment asks for. Pure: the variables come through a closure.
 //!
-//! The rules are curl's: the lower-case name goes first, `HTTP_PROXY` in upper case is not read
-//! (in a CGI program it is the client's `Proxy:` header), `NO_PROXY` lists where not to use one.
+//! The lower-case name goes first. `HTTP_PROXY` in upper case is not read in a CGI program, where it
+//! is the client's `Proxy:` header. `NO_PROXY` lists where not to use one.
 
 #[cfg(any(test, feature = "proxy"))]
 use super::server_url::is_host_byte;
@@ -20,6 +20,8 @@ pub(crate) fn lookup(
 ) -> Option<(&'static str, String)> {
     let names: &[&'static str] = if https {
         &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+    } else if env("REQUEST_METHOD").is_none() {
+        &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
     } else {
         &["http_proxy", "all_proxy", "ALL_PROXY"]
     };
@@ -152,8 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn http_proxy_in_upper_case_is_not_read() {
-        assert_eq!(named(false, "h", 80, &[("HTTP_PROXY", "c")]), None);
+    fn http_proxy_in_upper_case_is_not_read_in_a_cgi_program() {
+        let vars = [("HTTP_PROXY", "c"), ("REQUEST_METHOD", "GET")];
+        assert_eq!(named(false, "h", 80, &vars), None);
+        assert_eq!(named(false, "h", 80, &vars[..1]), Some("HTTP_PROXY"));
     }
 
     #[test]

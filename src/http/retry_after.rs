@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The longest that a server may make us wait.
-const LONGEST: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How long `value` asks to wait from `now`; at most an hour, nothing for a date in the past,
 /// `None` if it makes no sense.

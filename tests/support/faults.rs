@@ -88,7 +88,9 @@ impl Place {
     /// The files below the root, those with one extension or all ("").
     pub fn files(&self, extension: &str) -> Vec<PathBuf> {
         let mut files = support::files(&self.disk());
-        files.retain(|path| extension.is_empty() || path.extension().unwrap() == extension);
+        files.retain(|path| {
+            extension.is_empty() || path.extension().is_some_and(|found| found == extension)
+        });
         files
     }
 

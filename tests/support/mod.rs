@@ -55,6 +55,11 @@ pub fn append_starts(client: &Client, numbers: std::ops::Range<usize>) {
 
 /// Every start with one of these numbers has arrived exactly once, and nothing else has.
 pub fn assert_each_start_once(collector: &Collector, numbers: std::ops::Range<usize>) {
+    assert_each_start_once_of(collector, numbers);
+}
+
+/// The same for any numbers.
+pub fn assert_each_start_once_of(collector: &Collector, numbers: impl Iterator<Item = usize>) {
     let wanted: BTreeMap<_, _> = numbers
         .map(|n| (("call_start".to_owned(), id(n)), 1))
         .collect();

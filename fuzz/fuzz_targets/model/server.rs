@@ -6,12 +6,14 @@ use serde_json::value::RawValue;
 use weave_wal::Kind;
 use weave_wal::fuzzing::{Said, Step};
 
-/// A record that was accepted.
+/// A record that was appended.
 pub struct Accepted {
     pub kind: Kind,
     pub req: String,
     /// Its line without the newline.
     pub line: Vec<u8>,
+    /// The position behind it in its log; `None`: it was refused.
+    pub end: Option<u64>,
     /// How often the server took it.
     pub taken: u32,
     /// How often it was found in a dead letter.
@@ -22,6 +24,8 @@ pub struct Accepted {
     pub removed: bool,
     /// It was in a file when its writer died.
     pub kept: bool,
+    /// It was in what storage had synced by then.
+    pub synced: bool,
 }
 
 /// What one delivery has under way.
