@@ -199,7 +199,7 @@ fn killed_after(child: &mut Child, after: Duration) -> Vec<usize> {
 #[test]
 fn writers_and_senders_killed_at_random_lose_nothing_and_only_senders_repeat() {
     let thorough = std::env::var_os("WEAVE_WAL_ALL").is_some_and(|value| value == "1");
-    let tally = Tally::default();
+    let (tally, mut by_victims) = (Tally::default(), 0);
     for round in 0..if thorough { 20 } else { 2 } {
         let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
         let numbers = Mutex::new(Vec::new());
@@ -224,27 +224,24 @@ fn writers_and_senders_killed_at_random_lose_nothing_and_only_senders_repeat() {
                     for life in 0..4_u64 {
                         let mut command = play("send-for-ever", dir.path());
                         let mut child = command.env("URL", &url).spawn().unwrap();
-                        let spread = (round * 43 + sender * 71 + life * 97) % 250;
+                        let spread = (round * 43 + sender * 71 + life * 197) % 700;
                         killed_after(&mut child, Duration::from_millis(50 + spread));
                         kills.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
         });
-        let before = arrived(&collector).len();
+        by_victims += arrived(&collector).len();
         assert_eq!(send(dir.path(), &collector).pending, 0);
         let arrived = arrived(&collector);
         let numbers = numbers.into_inner().unwrap();
-        assert!(
-            before > 100 && numbers.len() > 100,
-            "{before} {}",
-            numbers.len()
-        );
-        // At most the batch that was in flight, for each kill of a sender; it has up to 10,000 records.
+        assert!(numbers.len() > 100, "{}", numbers.len());
+        // For each kill of a sender at most its batch in flight, which has up to 10,000 records.
         let twice: usize = arrived.values().map(|count| count - 1).sum();
         assert!(twice <= kills.into_inner() * 10_000, "{twice}");
         assert!(files_with(dir.path(), "jsonl").is_empty());
         tally.count(&numbers, &arrived);
     }
     tally.tell("20 writers and 8 senders killed at random");
+    assert!(by_victims > 1_000, "the senders have hardly worked");
 }
