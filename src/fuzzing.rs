@@ -1,8 +1,6 @@
 //! What the fuzz targets need and nobody else does: the inner parts, without the thread and the
 //! network around them.
 
-pub mod storage;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +20,7 @@ use crate::{Durability, Kind, Result};
 use crate::{checkpoint, environment, name};
 
 pub use crate::deadletter::DeadLetter;
+pub use crate::faults as storage;
 
 /// The line of a record, as it is appended.
 pub fn line(kind: Kind, req: &str, limit: usize) -> Result<Vec<u8>> {
@@ -80,12 +79,14 @@ impl Log {
 
     /// How much was accepted, in bytes.
     pub fn accepted(&self) -> u64 {
-        self.log.position().accepted
+        self.log.accepted().1
     }
 
     /// Does every call try again what has failed?
     pub fn is_degraded(&self) -> bool {
-        self.log.failure().is_some()
+        self.log
+            .glance()
+            .is_some_and(|(_, failure)| failure.is_some())
     }
 
     /// One batch of the log's own oldest file, as the client's thread does it.
