@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backoff::uniform;
 use crate::config;
-use crate::directory::{Place, all_places, places};
+use crate::directory::{Place, all_places, readable_places};
 use crate::drain::{Drain, Settled};
 use crate::environment;
 use crate::error::Result;
@@ -148,27 +148,26 @@ impl Sender {
     /// Delivers what is there, and tells what happens to `on_event`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the root cannot be listed; while watching, that is told
-    /// and tried again. What cannot be delivered is no error: the
-    /// [`Summary`] says so.
+    /// [`Error::Io`](crate::Error::Io) if the root, or a directory below it, cannot be listed, after
+    /// everything else is delivered; while watching, that is told and tried again. What cannot be
+    /// delivered is no error: the [`Summary`] says so.
     pub fn run(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
         self.done = Settled::default();
         if until.watch {
             // Those that start in the same second do not send in the same second.
             self.sleep(until, uniform(config::START_JITTER, random()));
         }
-        for place in all_places(&self.root).unwrap_or_default() {
+        for place in all_places(&self.root, &mut None) {
             // What means nothing may as well stay.
             let _ = orphans::remove(&place.directory, orphans::YOUNG);
         }
         let mut moved = Instant::now();
         let mut left_before = u64::MAX;
         loop {
-            match self.search() {
-                Err(error) if until.watch => on_event(&Event::Degraded {
-                    error: error.to_string(),
-                }),
-                searched => searched?,
+            let searched = self.search();
+            if let (Err(error), true) = (&searched, until.watch) {
+                let error = error.to_string();
+                on_event(&Event::Degraded { error });
             }
             let settled = self.pass(until, on_event);
             let left = self.pending_bytes()?;
@@ -179,16 +178,20 @@ impl Sender {
             left_before = left;
             let given_up = moved.elapsed() >= until.patience;
             if is_over(until) || (!until.watch && (left == 0 || given_up)) {
-                break;
+                // What can be listed is delivered first.
+                return match until.watch {
+                    true => self.summary(),
+                    false => searched.and_then(|()| self.summary()),
+                };
             }
             self.sleep(until, SEARCH);
         }
-        self.summary()
     }
 
-    /// Finds directories and files that were not known.
+    /// Finds directories and files that were not known, and says what could not be looked at.
     fn search(&mut self) -> Result<()> {
-        for place in places(&self.root)? {
+        let mut unreadable = None;
+        for place in readable_places(&self.root, &mut unreadable) {
             let Place {
                 entity,
                 project,
@@ -211,7 +214,7 @@ impl Sender {
             lane.todo = names;
             lane.skipped.clear();
         }
-        Ok(())
+        unreadable.map_or(Ok(()), Err)
     }
 
     /// One batch of each directory in turn, until none has more to send.

@@ -203,20 +203,19 @@ fn root_exists(root: &Path) -> Result<bool, Trouble> {
 }
 
 /// Says so if a project was asked for that has no files: a misspelt name should not look like one
-/// of which everything is delivered.
-fn note_if_absent(root: &Path, project: Option<&str>) -> Result<(), Trouble> {
-    let Some(project) = project else {
-        return Ok(());
-    };
-    if inspect::logs(root, Some(project))?.is_empty()
-        && weave_wal::dead::files(root, Some(project))?.is_empty()
+/// of which everything is delivered. What cannot be listed is the command's affair.
+fn note_if_absent(root: &Path, project: Option<&str>) {
+    let Some(project) = project else { return };
+    let found = [inspect::logs, weave_wal::dead::files].map(|find| find(root, Some(project)));
+    if found
+        .iter()
+        .all(|found| matches!(found, Ok(files) if files.is_empty()))
     {
         say(format_args!(
             "there are no logs of {project} in {}",
             root.display()
         ));
     }
-    Ok(())
 }
 
 /// A length of time that a user may give.

@@ -53,7 +53,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     }
     let exists = root_exists(&root)?;
     if exists {
-        note_if_absent(&root, project.as_deref())?;
+        note_if_absent(&root, project.as_deref());
     }
     let summary = match exists || watch {
         true => {
