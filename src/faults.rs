@@ -46,6 +46,12 @@ pub(crate) fn failing(how_far: u8) -> u8 {
     2 | how_far << 2
 }
 
+/// The same of a write, because the file would be too large.
+#[cfg(test)]
+pub(crate) fn too_large(how_far: u8) -> u8 {
+    3 | how_far << 2
+}
+
 /// Will no call fail any more?
 pub fn is_healthy() -> bool {
     STORAGE.with_borrow(|storage| storage.plan.iter().all(|call| call % 4 == 0))
