@@ -866,6 +866,28 @@ fn send_can_be_told_project_and_server() {
     assert_eq!(tool.run(&["cat"]).out, other);
 }
 
+#[cfg(feature = "proxy")]
+#[test]
+fn no_proxy_goes_before_a_proxy_however_that_is_spelled() {
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        let (tool, collector) = with_collector();
+        // Nobody listens there.
+        let tool = tool.set(name, "http://127.0.0.1:9");
+        tool.log(0..5);
+        let ran = tool.run(&["send", "--timeout", "1"]);
+        assert_eq!(ran.status, 1, "{name}: {}", ran.err);
+        assert!(
+            ran.err.contains(&format!("{name} is in use")),
+            "{}",
+            ran.err
+        );
+        let tool = tool.set("NO_PROXY", "localhost,127.0.0.1");
+        let ran = tool.run(&["send"]);
+        assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{name}");
+        assert_each_start_once(&collector, 0..5);
+    }
+}
+
 #[test]
 fn a_wrong_key_is_told_and_nothing_is_lost() {
     let (tool, collector) = with_collector();

@@ -12,6 +12,8 @@ mod events;
 mod help;
 mod lines;
 mod output;
+#[cfg(feature = "proxy")]
+mod proxies;
 mod send;
 mod status;
 mod verify;
@@ -98,6 +100,12 @@ impl From<Error> for Trouble {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    #[cfg(feature = "proxy")]
+    let args = {
+        let args: Vec<OsString> = args.collect();
+        proxies::hide_from_http_client(&args);
+        args.into_iter()
+    };
     let mut args = args;
     let name = args.next().map(|name| name.to_string_lossy().into_owned());
     let ended = match name.as_deref() {
