@@ -1,8 +1,6 @@
 //! What the fuzz targets need and nobody else does: the inner parts, without the thread and the
 //! network around them.
 
-pub mod storage;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +20,7 @@ use crate::{Durability, Kind, Result};
 use crate::{checkpoint, environment, name};
 
 pub use crate::deadletter::DeadLetter;
+pub use crate::faults as storage;
 
 /// The line of a record, as it is appended.
 pub fn line(kind: Kind, req: &str, limit: usize) -> Result<Vec<u8>> {
