@@ -189,7 +189,7 @@ impl Delivery {
         Ok(match self.replay.step(&mut self.drain, end, &mut host)? {
             Progress::Idle => Step::Idle,
             Progress::Settled(_) => Step::Settled,
-            Progress::Blocked | Progress::Deferred => Step::Blocked,
+            Progress::Blocked | Progress::Deferred | Progress::Held(_) => Step::Blocked,
         })
     }
 
