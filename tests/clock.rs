@@ -81,7 +81,6 @@ fn a_clock_that_steps_back_an_hour_changes_nothing_but_names() {
         return;
     }
     let (place, collector) = (Place::new(), Collector::start().unwrap());
-    let tally = Tally::default();
     let clock = |name: &str| place.disk().join(name).display().to_string();
     let played = run(place.play("write", "", &[("FAULT_CLOCK", clock("one.clock"))]));
     assert!(played.status.success(), "{}", played.errors);
@@ -115,6 +114,5 @@ fn a_clock_that_steps_back_an_hour_changes_nothing_but_names() {
     let arrived = arrived(&collector);
     assert!(arrived.values().all(|count| *count == 1), "{arrived:?}");
     assert!(place.files("jsonl").is_empty());
-    tally.count(&acknowledged, &arrived);
-    tally.tell("the clock steps back an hour");
+    support::tell("the clock steps back an hour", acknowledged, &collector);
 }

@@ -58,6 +58,7 @@ fn what_was_accepted_on_a_full_disk_arrives_and_makes_room() {
     assert!(summary.is_complete(), "{summary:?}");
     assert_each_start_once(&collector, 0..accepted);
     assert!(files(disk.path()).is_empty(), "{:?}", files(disk.path()));
+    tell("a full disk, sent by another", 0..accepted, &collector);
 }
 
 #[test]
@@ -91,6 +92,8 @@ fn a_client_on_a_full_disk_delivers_and_goes_on() {
         let client = Client::open(
             config(disk.path(), &collector)
                 .durability(durability)
+                // What takes long on a busy machine is no lost answer.
+                .request_timeout(LONG)
                 .free_space_floor(0)
                 .queue_bytes(200_000),
         )
@@ -102,6 +105,11 @@ fn a_client_on_a_full_disk_delivers_and_goes_on() {
         append_starts(&client, accepted..accepted + 100);
         let receipt = client.finish(LONG);
         assert!(receipt.is_complete(), "{durability}: {receipt:?}");
+        tell(
+            &format!("a full disk, {durability}"),
+            0..accepted + 100,
+            &collector,
+        );
         assert_each_start_once(&collector, 0..accepted + 100);
         assert!(files(disk.path()).is_empty(), "{:?}", files(disk.path()));
     }

@@ -76,9 +76,7 @@ fn send_by_name(root: PathBuf) {
     assert!(client.finish(LONG).is_complete());
     let summary = support::send_to(&url, &root, LONG);
     assert_eq!(summary.pending, 0, "{summary:?}");
-    let tally = Tally::default();
-    tally.count(&acknowledged, &arrived(&collector));
-    tally.tell("a name server that never answers");
+    support::tell("a name server that never answers", acknowledged, &collector);
 }
 
 /// The name server has come to life: every name is here.

@@ -87,7 +87,7 @@ fn what_a_failed_sync_has_lost_is_written_anew() {
         let lost = sync_twice(&probe);
         // What is left of a block that is there already may still take some.
         let failed = (0..10).find_map(|_| run.append_and_sync().err());
-        let error = failed.expect("a sync on a full device fails");
+        let error = failed.unwrap();
         assert!(error.is_io(), "{error}");
         // Nor does it help to go on.
         for _ in 0..trial % 4 {

@@ -98,7 +98,7 @@ fn killed_at_any_storage_call_a_program_loses_and_repeats_nothing() {
         assert!(tally.acknowledged() >= trials * RECORDS / 4);
         let how = if half == 1 { ", a write half done" } else { "" };
         tally.tell(&format!(
-            "SIGKILL at {trials} of {calls} storage calls ({durability}{how})"
+            "SIGKILL at one of {calls} storage calls ({durability}{how})"
         ));
     }
 }

@@ -3,8 +3,6 @@
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
-#[path = "support/faults.rs"]
-mod faults;
 mod support;
 
 use std::io::{Read, Write};
@@ -13,8 +11,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use faults::{Tally, arrived};
-use support::{Collector, LONG, append_starts, config, start};
+use support::{Collector, LONG, append_starts, arrived, config, start};
 use weave_wal::{Client, Kind};
 
 const RECORDS: usize = 20;
@@ -85,12 +82,8 @@ fn through(fault: &str, front: SocketAddr, collector: &Collector, repair: impl F
     repair();
     let receipt = client.finish(LONG);
     assert!(receipt.is_complete(), "{fault}: {receipt:?}");
-    let arrived = arrived(collector);
-    let acknowledged: Vec<_> = (0..RECORDS).collect();
-    let tally = Tally::default();
-    tally.count(&acknowledged, &arrived);
-    tally.tell(fault);
-    arrived.values().map(|count| count - 1).sum()
+    support::tell(fault, 0..RECORDS, collector);
+    arrived(collector).values().map(|count| count - 1).sum()
 }
 
 /// Ends a server's loop, also when the test fails.

@@ -14,7 +14,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use faults::*;
@@ -221,7 +221,7 @@ fn leave_behind(place: &Place) {
 }
 
 /// Recovers from a state and says what is wrong with what came of it.
-fn check(state: &State, at: &Model, recording: &Recording) -> Result<(), String> {
+fn check(state: &State, at: &Model, recording: &Recording, tally: &Tally) -> Result<(), String> {
     let place = Place::new();
     model::materialise(state, &place.disk());
     for lock in place.files("lock") {
@@ -235,6 +235,12 @@ fn check(state: &State, at: &Model, recording: &Recording) -> Result<(), String>
     let arrived = |n: &usize| at.applied.contains_key(n) || seen.contains_key(n);
 
     let promised = || at.synced.union(&recording.synced);
+    let to_arrive: Vec<_> = promised().copied().filter(|n| *n != REFUSED).collect();
+    let mut arrivals = seen.clone();
+    for (n, count) in &at.applied {
+        *arrivals.entry(*n).or_default() += count;
+    }
+    tally.count(&to_arrive, &arrivals);
     for n in promised() {
         let there = if *n == REFUSED {
             letters.contains(n)
@@ -282,12 +288,12 @@ fn letters(place: &Place) -> (BTreeSet<usize>, bool) {
     (records, torn)
 }
 
-/// Cuts the power after each call of a recording. Returns how many states were recovered and what
+/// Cuts the power after each call of a recording. Returns what came of it and what
 /// was wrong; stops at the first thing if told so.
-fn cut_everywhere(recording: &Recording, missing: Missing, most: usize) -> (usize, Vec<String>) {
+fn cut_everywhere(recording: &Recording, missing: Missing, most: usize) -> (Tally, Vec<String>) {
     let mut model = Model::new(&recording.before.disk(), missing);
     let mut random = 0x5eed;
-    let (count, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (tally, wrong) = (Tally::default(), Mutex::new(Vec::new()));
     let mut known = BTreeSet::new();
     for (at, entry) in recording.entries.iter().enumerate() {
         model.step(entry);
@@ -296,8 +302,7 @@ fn cut_everywhere(recording: &Recording, missing: Missing, most: usize) -> (usiz
         let promises = (model.synced.len(), model.applied.len());
         states.retain(|state| known.insert((promises, state.clone())));
         in_parallel(states.len(), |index| {
-            count.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = check(&states[index], &model, recording) {
+            if let Err(error) = check(&states[index], &model, recording, &tally) {
                 let names: Vec<_> = states[index].keys().collect();
                 let mut call = format!("{entry:?}");
                 call.truncate(120);
@@ -309,7 +314,7 @@ fn cut_everywhere(recording: &Recording, missing: Missing, most: usize) -> (usiz
             break;
         }
     }
-    (count.into_inner(), wrong.into_inner().unwrap())
+    (tally, wrong.into_inner().unwrap())
 }
 
 fn recording(part: &'static str) -> &'static Recording {
@@ -326,17 +331,14 @@ fn no_cut_breaks_a_promise(part: &'static str) {
     }
     let recording = recording(part);
     let most = if thorough() { 150 } else { 3 };
-    let (count, wrong) = cut_everywhere(recording, Missing::Nothing, most);
-    println!(
-        "{part}: {} calls, {count} states, {} wrong",
-        recording.entries.len(),
-        wrong.len()
-    );
+    let (tally, wrong) = cut_everywhere(recording, Missing::Nothing, most);
     assert!(
         wrong.is_empty(),
         "{}",
         wrong[..wrong.len().min(5)].join("\n")
     );
+    let calls = recording.entries.len();
+    tally.tell(&format!("power cut after each of {calls} calls ({part})"));
 }
 
 #[test]
@@ -359,7 +361,8 @@ fn notices(part: &'static str, missing: Missing) {
     if shim().is_none() {
         return;
     }
-    let (count, wrong) = cut_everywhere(recording(part), missing, 12);
+    let (tally, wrong) = cut_everywhere(recording(part), missing, 12);
+    let count = tally.trials();
     println!("{part}: {missing:?}: {count} states, {:?}", wrong.first());
     let breaks = |error: &String| error.contains("lost") || error.contains("twice");
     assert!(

@@ -9,7 +9,8 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::*;
@@ -40,6 +41,7 @@ fn part() {
     match part.as_str() {
         "append" | "append-buffered-sync" => append_for_ever(config, &part),
         "append-limited" => append_until_refused(config),
+        "send-for-ever" => send_for_ever(&root),
         other => panic!("no such part: {other}"),
     }
 }
@@ -54,13 +56,25 @@ fn append_for_ever(config: Config, part: &str) {
     .unwrap();
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nbegin").unwrap();
-    for n in 0.. {
+    let first = std::env::var("FIRST").map_or(0, |first| first.parse().unwrap());
+    for n in first.. {
         let ticket = client.append(Kind::CallStart, &start(n)).unwrap();
         if buffered {
             ticket.wait().unwrap();
         }
         writeln!(out, "{n}").unwrap();
     }
+}
+
+fn send_for_ever(root: &str) {
+    let stop = AtomicBool::new(false);
+    let until = Until {
+        watch: true,
+        ..Until::drained(&stop)
+    };
+    let url = std::env::var("URL").unwrap();
+    let mut sender = Sender::new(&url, None).unwrap().root(root);
+    sender.run(&until, &mut |_| {}).unwrap();
 }
 
 fn append_until_refused(config: Config) {
@@ -175,40 +189,59 @@ fn a_forked_child_is_told_so_and_the_parent_loses_nothing() {
     assert!(files(dir.path()).is_empty());
 }
 
+/// Kills a process after so long, and returns what it had acknowledged.
+fn killed_after(child: &mut Child, after: Duration) -> Vec<usize> {
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    acknowledged(child, usize::MAX)
+}
+
 #[test]
-fn writers_and_senders_that_come_and_go_lose_nothing() {
-    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
-    let stop = AtomicBool::new(false);
-    let mut acknowledged_by = Vec::new();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let until = Until {
-                    watch: true,
-                    ..Until::drained(&stop)
-                };
-                let mut sender = Sender::new(&collector.url(), None)
-                    .unwrap()
-                    .root(dir.path());
-                sender.run(&until, &mut |_| {}).unwrap();
-            });
-        }
-        // The writers' numbers are the same; each one's records arrive all the same.
-        for enough in [1, 50, 200, 400] {
-            let mut child = play("append", dir.path()).spawn().unwrap();
-            acknowledged_by.push(acknowledged(&mut child, enough));
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    send(dir.path(), &collector);
-    let counts = collector.counts();
-    for n in 0..400 {
-        let writers = acknowledged_by.iter().filter(|numbers| numbers.len() > n);
-        let arrived = counts[&("call_start".to_owned(), id(n))];
-        assert!(
-            arrived >= writers.count() && arrived <= 4,
-            "record {n}: {arrived}"
-        );
+fn writers_and_senders_killed_at_random_lose_nothing_and_only_senders_repeat() {
+    let thorough = std::env::var_os("WEAVE_WAL_ALL").is_some_and(|value| value == "1");
+    let (tally, mut by_victims) = (Tally::default(), 0);
+    for round in 0..if thorough { 20 } else { 2 } {
+        let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+        let numbers = Mutex::new(Vec::new());
+        let kills = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let (dir, numbers) = (&dir, &numbers);
+                scope.spawn(move || {
+                    for life in 0..5_u64 {
+                        let first = (writer * 5 + life as usize) * 1_000_000;
+                        let mut command = play("append", dir.path());
+                        let mut child = command.env("FIRST", first.to_string()).spawn().unwrap();
+                        let after = Duration::from_millis((round * 31 + life * 57) % 140);
+                        let more = killed_after(&mut child, after);
+                        numbers.lock().unwrap().extend(more);
+                    }
+                });
+            }
+            for sender in 0..2_u64 {
+                let (dir, url, kills) = (&dir, collector.url(), &kills);
+                scope.spawn(move || {
+                    for life in 0..4_u64 {
+                        let mut command = play("send-for-ever", dir.path());
+                        let mut child = command.env("URL", &url).spawn().unwrap();
+                        let spread = (round * 43 + sender * 71 + life * 197) % 700;
+                        killed_after(&mut child, Duration::from_millis(50 + spread));
+                        kills.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        by_victims += arrived(&collector).len();
+        assert_eq!(send(dir.path(), &collector).pending, 0);
+        let arrived = arrived(&collector);
+        let numbers = numbers.into_inner().unwrap();
+        assert!(numbers.len() > 100, "{}", numbers.len());
+        // For each kill of a sender at most its batch in flight, which has up to 10,000 records.
+        let twice: usize = arrived.values().map(|count| count - 1).sum();
+        assert!(twice <= kills.into_inner() * 10_000, "{twice}");
+        assert!(files_with(dir.path(), "jsonl").is_empty());
+        tally.count(&numbers, &arrived);
     }
-    assert!(files_with(dir.path(), "jsonl").is_empty());
+    tally.tell("20 writers and 8 senders killed at random");
+    assert!(by_victims > 1_000, "the senders have hardly worked");
 }

@@ -76,4 +76,5 @@ fn failed_attempts_leave_no_thread_no_descriptor_and_no_memory_behind() {
     assert!(grown < 8 << 10, "{grown} KiB more");
     collector.set_mode(Mode::Accept);
     assert!(client.finish(LONG).pending == 0);
+    tell("216 failed attempts", 0..100, &collector);
 }

@@ -1,7 +1,6 @@
 //! Programs whose storage misbehaves: this test binary, started again under `tests/faults/shim.c`.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use weave_wal::{Client, Config, Durability, Kind};
 
-use super::support::{self, Collector, id, quick_dir, start};
+use super::support::{self, quick_dir, start};
+pub use super::support::{Tally, arrived};
 
 /// Which part the started binary plays.
 pub const PART: &str = "WEAVE_WAL_TEST_PART";
@@ -143,45 +143,6 @@ pub fn started_by(program: &str, arguments: &[&str], command: &Command) -> Comma
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     outer
-}
-
-/// What some trials came to.
-#[derive(Default)]
-pub struct Tally {
-    trials: AtomicUsize,
-    acknowledged: AtomicUsize,
-    lost: AtomicUsize,
-    duplicated: AtomicUsize,
-}
-
-impl Tally {
-    /// Counts one trial: what was acknowledged, and how often each record has arrived.
-    pub fn count(&self, acknowledged: &[usize], arrived: &BTreeMap<usize, usize>) {
-        let lost = acknowledged.iter().filter(|n| !arrived.contains_key(n));
-        let duplicated: usize = arrived.values().map(|count| count - 1).sum();
-        self.trials.fetch_add(1, Ordering::Relaxed);
-        self.acknowledged
-            .fetch_add(acknowledged.len(), Ordering::Relaxed);
-        self.lost.fetch_add(lost.count(), Ordering::Relaxed);
-        self.duplicated.fetch_add(duplicated, Ordering::Relaxed);
-    }
-
-    pub fn acknowledged(&self) -> usize {
-        self.acknowledged.load(Ordering::Relaxed)
-    }
-
-    /// Prints the sum. Nothing may have been lost.
-    pub fn tell(&self, fault: &str) {
-        let get = |number: &AtomicUsize| number.load(Ordering::Relaxed);
-        println!(
-            "counted: {fault}: {} trials, {} acknowledged, {} lost, {} duplicated",
-            get(&self.trials),
-            get(&self.acknowledged),
-            get(&self.lost),
-            get(&self.duplicated)
-        );
-        assert_eq!(get(&self.lost), 0, "{fault}");
-    }
 }
 
 /// What a started program came to.
@@ -327,20 +288,4 @@ pub fn append_and_send(
     let receipt = client.finish(Duration::from_secs(20));
     assert_eq!(receipt.pending, 0, "{receipt:?}");
     said("finished");
-}
-
-/// How often each numbered start has arrived. Nothing else may have.
-pub fn arrived(collector: &Collector) -> BTreeMap<usize, usize> {
-    let counts = collector.counts();
-    let number = |(kind, id_text): &(String, String)| {
-        assert_eq!(kind, "call_start");
-        let digits = id_text.rsplit('-').next().unwrap();
-        let n = usize::from_str_radix(digits, 16).unwrap();
-        assert_eq!(id(n), *id_text);
-        n
-    };
-    counts
-        .iter()
-        .map(|(key, &count)| (number(key), count))
-        .collect()
 }

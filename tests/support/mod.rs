@@ -3,6 +3,7 @@
 
 #[path = "../../src/cli/collector.rs"]
 pub mod collector;
+pub mod tally;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use weave_wal::{Client, Config, Kind, Sender, Summary, Until};
 
 pub use collector::{Collector, Mode};
+pub use tally::{Tally, arrived, tell};
 
 /// As long as a test waits for what must happen; long, because the machine may be busy.
 pub const LONG: Duration = Duration::from_secs(30);
