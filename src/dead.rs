@@ -134,7 +134,8 @@ fn hold(path: &Path) -> Result<(Directory, DeadLetterFile)> {
 fn record_line(letter: &[u8]) -> Option<Vec<u8>> {
     let record = DeadLetter::parse(letter).record?;
     let record = parse(record.as_bytes()).ok()?;
-    let line = Line::new(record.kind, record.req, config::RECORD_LIMIT).ok()?;
+    // What could be read can be put back: Python's lines may be longer than ours.
+    let line = Line::new(record.kind, record.req, config::READ_LIMIT).ok()?;
     let mut bytes = Vec::new();
     line.push_to(&mut bytes);
     Some(bytes)

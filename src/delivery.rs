@@ -17,6 +17,12 @@ pub(crate) const PATIENCE: usize = 32;
 /// The same while it is already believed.
 pub(crate) const PATIENCE_OF_A_PROBE: usize = 2;
 
+/// After so many requests in a row without an answer what they hold is perhaps too much at once.
+pub(crate) const TOO_OFTEN: u32 = 3;
+
+/// The largest request that the server reads.
+const LARGEST: usize = 32 << 20;
+
 /// Why a batch cannot be settled now.
 pub(crate) enum Stop {
     /// The server cannot take it at the moment.
@@ -75,8 +81,10 @@ pub(crate) struct Delivery<'a> {
     pub requests: u64,
     pub carried: u64,
     pub taken: u64,
-    /// The server has answered something, be it a question.
+    /// The server has answered to something that it was given, be it that it refused it.
     pub answered: bool,
+    /// Requests in a row before that were out and came to no answer.
+    pub unanswered: u32,
     /// The server has taken something of this batch, now or before: it works.
     pub accepts: bool,
     pub patience: usize,
@@ -225,6 +233,7 @@ impl Delivery<'_> {
         if let Err(Stop::Retry { .. }) = answer {
             self.batch.doubt();
         }
+        self.answered |= answer.is_ok();
         match answer? {
             Answer::Reject { detail, .. } if detail.contains(v2::REQUIRED) => {
                 *self.whole_calls = true;
@@ -249,7 +258,18 @@ impl Delivery<'_> {
         self.carried = records;
         self.requests += 1;
         self.batch.attempts = self.batch.attempts.saturating_add(1);
+        let size = request.body.len();
         match self.host.exchange(request) {
+            // A server may refuse what is too large without reading it: a connection that breaks
+            // is all that is seen of that. A request above this limit holds one record.
+            Answer::Retry {
+                why,
+                unanswered: true,
+                ..
+            } if size > LARGEST && self.unanswered >= TOO_OFTEN => Ok(Answer::Reject {
+                status: 413,
+                detail: format!("a request of {size} bytes is never answered: {why}"),
+            }),
             Answer::Retry {
                 why,
                 after,
@@ -260,10 +280,7 @@ impl Delivery<'_> {
                 unanswered,
             }),
             Answer::Pause { why, status } => Err(Stop::Pause { why, status }),
-            answer => {
-                self.answered = true;
-                Ok(answer)
-            }
+            answer => Ok(answer),
         }
     }
 

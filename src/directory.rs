@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::name::{Extension, FileName, split_project};
 
 /// The name of an empty file that says how the project takes its calls.
@@ -167,30 +167,37 @@ pub(crate) struct Place {
 
 /// Every directory with log or dead-letter files below a root, in the order of their names.
 pub(crate) fn places(root: &Path) -> Result<Vec<Place>> {
-    let mut places = all_places(root)?;
+    let mut unreadable = None;
+    let places = readable_places(root, &mut unreadable);
+    unreadable.map_or(Ok(places), Err)
+}
+
+/// The same of those that can be listed, and why others cannot.
+pub(crate) fn readable_places(root: &Path, unreadable: &mut Option<Error>) -> Vec<Place> {
     let is_log = |extension| matches!(extension, Extension::Jsonl | Extension::Deadletter);
-    let mut failed = None;
+    let mut places = all_places(root, unreadable);
     places.retain(|place| match place.directory.names(is_log) {
         Ok(names) => !names.is_empty(),
         Err(error) => {
-            failed = Some(error);
+            unreadable.get_or_insert(error);
             false
         }
     });
-    failed.map_or(Ok(places), Err)
+    places
 }
 
 /// The same with those that hold neither.
-pub(crate) fn all_places(root: &Path) -> Result<Vec<Place>> {
+pub(crate) fn all_places(root: &Path, unreadable: &mut Option<Error>) -> Vec<Place> {
+    let mut below = |path: &Path| {
+        subdirectories(path).unwrap_or_else(|error| {
+            unreadable.get_or_insert(error);
+            Vec::new()
+        })
+    };
     let mut places = Vec::new();
-    if !root.exists() {
-        return Ok(places);
-    }
-    for (entity, entity_path) in subdirectories(root)? {
-        for (project, project_path) in subdirectories(&entity_path)? {
-            let clients = subdirectories(&project_path)?
-                .into_iter()
-                .map(|(_, path)| path);
+    for (entity, entity_path) in below(root) {
+        for (project, project_path) in below(&entity_path) {
+            let clients = below(&project_path).into_iter().map(|(_, path)| path);
             for path in std::iter::once(project_path).chain(clients) {
                 places.push(Place {
                     entity: entity.clone(),
@@ -200,7 +207,7 @@ pub(crate) fn all_places(root: &Path) -> Result<Vec<Place>> {
             }
         }
     }
-    Ok(places)
+    places
 }
 
 /// The files of one sort below a root, of all projects or of one (`entity/project`).

@@ -1,8 +1,6 @@
 //! What the fuzz targets need and nobody else does: the inner parts, without the thread and the
 //! network around them.
 
-pub mod storage;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +20,7 @@ use crate::{Durability, Kind, Result};
 use crate::{checkpoint, environment, name};
 
 pub use crate::deadletter::DeadLetter;
+pub use crate::faults as storage;
 
 /// The line of a record, as it is appended.
 pub fn line(kind: Kind, req: &str, limit: usize) -> Result<Vec<u8>> {
@@ -190,7 +189,7 @@ impl Delivery {
         Ok(match self.replay.step(&mut self.drain, end, &mut host)? {
             Progress::Idle => Step::Idle,
             Progress::Settled(_) => Step::Settled,
-            Progress::Blocked | Progress::Deferred => Step::Blocked,
+            Progress::Blocked | Progress::Deferred | Progress::Held(_) => Step::Blocked,
         })
     }
 

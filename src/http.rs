@@ -63,6 +63,14 @@ pub(crate) enum Body {
     Multipart { boundary: String, bytes: Vec<u8> },
 }
 
+impl Body {
+    pub fn len(&self) -> usize {
+        match self {
+            Body::Json(bytes) | Body::Multipart { bytes, .. } => bytes.len(),
+        }
+    }
+}
+
 impl Server {
     /// Checks everything that can be checked without a connection. `timeout` is for one whole
     /// request and is rounded up to seconds.

@@ -1,7 +1,7 @@
 //! One directory of logs among those that a sender delivers: which file is next, which is waited
 //! for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::batch::{BatchLimits, End};
@@ -10,19 +10,22 @@ use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
 use crate::name::{Extension, FileName};
-use crate::replay::{Host, Progress, Replay};
+use crate::replay::{HOLD, Host, Progress, Replay};
 use crate::report::Event;
 
 /// One directory of logs, and the state of sending its project.
 pub(crate) struct Lane {
     pub directory: Directory,
     pub replay: Replay,
-    pub drain: Option<Drain>,
+    drain: Option<Drain>,
     /// How far the open file is delivered in this run.
     end: Option<End>,
-    pub todo: Vec<FileName>,
+    todo: Vec<FileName>,
+    /// Open files with calls that are held back, and those of them to be looked at again.
+    held: Vec<Drain>,
+    to_release: VecDeque<Drain>,
     /// Held by another process, or not to be had: looked at again.
-    pub skipped: Vec<FileName>,
+    skipped: Vec<FileName>,
     pub error: Option<String>,
     /// Files that have let the others go first.
     deferred: BTreeSet<FileName>,
@@ -48,6 +51,8 @@ impl Lane {
             drain: None,
             end: None,
             todo: Vec::new(),
+            held: Vec::new(),
+            to_release: VecDeque::new(),
             skipped: Vec::new(),
             error: None,
             deferred: BTreeSet::new(),
@@ -56,8 +61,33 @@ impl Lane {
 
     /// The files that this run has not delivered.
     pub fn unfinished(&self) -> impl Iterator<Item = &FileName> {
-        let open = self.drain.as_ref().and_then(Drain::name);
-        open.into_iter().chain(&self.skipped).chain(&self.todo)
+        let closed = self.skipped.iter().chain(&self.todo);
+        self.open().chain(closed)
+    }
+
+    /// The files that are open.
+    fn open(&self) -> impl Iterator<Item = &FileName> {
+        let open = self.drain.iter().chain(&self.held).chain(&self.to_release);
+        open.filter_map(Drain::name)
+    }
+
+    /// These are the files that there are now.
+    pub fn found(&mut self, mut names: Vec<FileName>) {
+        // An open file is not one more to do; it would be counted twice.
+        names.retain(|name| !self.open().any(|open| open == name));
+        self.todo = names;
+        self.skipped.clear();
+        self.to_release.extend(self.held.drain(..));
+        // What has been written to it meanwhile is there to be delivered as well.
+        if let Some(Ok(end)) = self.drain.as_mut().map(Drain::foreign_end) {
+            self.end = Some(end);
+        }
+    }
+
+    /// When calls have been held back for long enough.
+    pub fn release_at(&self) -> Option<Instant> {
+        let held = self.held.iter().filter_map(|drain| drain.held_since);
+        held.min().map(|since| since + HOLD)
     }
 
     /// Sends one batch of the oldest file that has one.
@@ -76,11 +106,6 @@ impl Lane {
                     false => return Outcome::Done,
                 }
             };
-            // While starts are held back, their ends may have come.
-            let end = match drain.held_since {
-                Some(_) => *self.end.insert(drain.foreign_end().unwrap_or(end)),
-                None => end,
-            };
             let stepped = self.replay.step(drain, end, desk);
             if let Some(error) = self.replay.take_error() {
                 self.error = Some(error);
@@ -95,6 +120,11 @@ impl Lane {
                     return Outcome::Blocked;
                 }
                 Ok(Progress::Idle) => self.close_current(),
+                Ok(Progress::Held(_)) => {
+                    self.end = None;
+                    self.held.extend(self.drain.take());
+                    Ok(())
+                }
                 Ok(Progress::Deferred) => {
                     self.deferred.extend(drain.name().cloned());
                     self.skip_current();
@@ -119,6 +149,20 @@ impl Lane {
 
     /// Opens the next file that can be had. `false`: there is none.
     fn open_next(&mut self) -> bool {
+        // While calls are held back, their ends may have come.
+        while let Some(mut drain) = self.to_release.pop_front() {
+            match drain.foreign_end() {
+                Ok(end) => {
+                    self.drain = Some(drain);
+                    self.end = Some(end);
+                    return true;
+                }
+                Err(error) => {
+                    self.error = Some(error.to_string());
+                    self.held.push(drain);
+                }
+            }
+        }
         while !self.todo.is_empty() {
             let name = self.todo.remove(0);
             let opened = Drain::open(&self.directory, &name, false).and_then(|drain| match drain {

@@ -159,6 +159,9 @@ mod environment;
 mod error;
 mod events;
 mod eviction;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod faults;
 mod form;
 #[cfg(fuzzing)]
 #[doc(hidden)]

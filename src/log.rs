@@ -508,3 +508,6 @@ impl State {
 fn synced_end(segment: &Segment, synced: u64) -> SyncedEnd {
     SyncedEnd::new(synced.saturating_sub(segment.base).min(segment.len()))
 }
+
+#[cfg(test)]
+mod tests;

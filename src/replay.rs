@@ -11,19 +11,16 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::batch::{Batch, BatchLimits, End, Verdict};
-use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop};
+use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN};
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
 use crate::http::{Answer, Request};
 use crate::report::Event;
 use crate::sys;
 
-/// After so many requests in a row without an answer a batch is perhaps too much at once.
-const TOO_OFTEN: u32 = 3;
-
 /// How long a call that still runs is held back where a start sent alone costs a request of its
 /// own: most calls have ended by then.
-const HOLD: Duration = Duration::from_secs(2);
+pub(crate) const HOLD: Duration = Duration::from_millis(1500);
 
 /// What the replay needs of the thread that it runs on.
 pub(crate) trait Host {
@@ -50,6 +47,8 @@ pub(crate) enum Progress {
     Blocked,
     /// Other logs first.
     Deferred,
+    /// Calls that still run are held back, at most until then. Other logs need not wait.
+    Held(Instant),
 }
 
 /// The state of sending to one server.
@@ -146,10 +145,12 @@ impl Replay {
         if batch.end == drain.offset() {
             return Ok(Progress::Idle);
         }
+        // What has come while calls were held back: their ends may be among it.
+        let mut extend = drain.held_since.is_some();
         let mut may_extend = batch.end < end.offset;
         let ran = loop {
-            match self.deliver(&mut batch, drain, end, may_extend, host) {
-                Err(Stop::Extend) => match drain.read_batch(batch.end, end, &limits) {
+            if extend && may_extend {
+                match drain.read_batch(batch.end, end, &limits) {
                     Ok(more) => {
                         let enough = batch.entries.len() >= 2 * limits.records;
                         may_extend = batch.extend(more) && batch.end < end.offset && !enough;
@@ -158,7 +159,10 @@ impl Replay {
                         drain.batch = Some(batch);
                         return Err(error);
                     }
-                },
+                }
+            }
+            match self.deliver(&mut batch, drain, end, may_extend, host) {
+                Err(Stop::Extend) => extend = true,
                 ran => break ran,
             }
         };
@@ -175,6 +179,11 @@ impl Replay {
                 return Err(drain.read_error(error));
             }
             Err(Stop::Defer) => return Ok(Progress::Deferred),
+            Err(Stop::Hold) => {
+                let since = *drain.held_since.get_or_insert_with(Instant::now);
+                drain.batch.take_if(nothing_delivered);
+                return Ok(Progress::Held(since + HOLD));
+            }
             Err(stop) => {
                 self.block(stop, drain, host);
                 return Ok(Progress::Blocked);
@@ -214,6 +223,7 @@ impl Replay {
             carried: 0,
             taken: 0,
             answered: false,
+            unanswered: self.unanswered,
             accepts: false,
             patience: match self.paused {
                 Some(_) => PATIENCE_OF_A_PROBE,
@@ -309,14 +319,8 @@ impl Replay {
                     host.tell(Event::Paused { why });
                 }
             }
-            Stop::Hold => {
-                let since = *drain.held_since.get_or_insert_with(Instant::now);
-                self.next_attempt = Some(since + HOLD);
-                // Read anew with what has come since, the ends may be among it.
-                drain.batch.take_if(nothing_delivered);
-            }
             // These have been seen to.
-            Stop::Unreadable(_) | Stop::Extend | Stop::Defer => {}
+            Stop::Unreadable(_) | Stop::Extend | Stop::Defer | Stop::Hold => {}
         }
     }
 }

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::checkpoint;
 use crate::directory::Directory;
 use crate::error::{Error, IoContext, Result};
-#[cfg(fuzzing)]
-use crate::fuzzing::storage;
+#[cfg(any(test, fuzzing))]
+use crate::faults;
 use crate::lock::{flock_if_supported, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
@@ -106,8 +106,8 @@ impl Segment {
             return Ok(None);
         }
         let path = directory.file(name, Extension::Jsonl);
-        #[cfg(fuzzing)]
-        storage::create().doing("create the log file", &path)?;
+        #[cfg(any(test, fuzzing))]
+        faults::create().doing("create the log file", &path)?;
         // Readable as well: if somebody removes it, what is in it is copied to another.
         let file = new_file()
             .read(true)
@@ -145,8 +145,8 @@ impl Segment {
     /// what it has seen must not change any more.
     pub fn append(&mut self, lines: &[u8]) -> std::result::Result<(), AppendError> {
         let write = || {
-            #[cfg(fuzzing)]
-            storage::write(&self.file, lines)?;
+            #[cfg(any(test, fuzzing))]
+            faults::write(&self.file, lines)?;
             (&*self.file).write_all(lines)
         };
         let written = match self.size_is_limited {
@@ -216,8 +216,8 @@ impl Segment {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        #[cfg(fuzzing)]
-        storage::truncate()?;
+        #[cfg(any(test, fuzzing))]
+        faults::truncate()?;
         self.file.set_len(len)
     }
 
@@ -255,8 +255,8 @@ pub(crate) struct SyncHandle {
 impl SyncHandle {
     pub fn sync(&self) -> Result<()> {
         let path = || self.directory.file(&self.name, Extension::Jsonl);
-        #[cfg(fuzzing)]
-        storage::sync(&self.file, &path()).doing("sync", &path())?;
+        #[cfg(any(test, fuzzing))]
+        faults::sync(&self.file, &path()).doing("sync", &path())?;
         if let Err(error) = self.file.sync_data() {
             return Err(Error::from_io("sync", &path(), error));
         }
@@ -318,6 +318,66 @@ fn new_file() -> OpenOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LINES: &[u8] = b"{\"a\":1}\n{\"b\":2}\n{\"c\":3}\n";
+
+    #[test]
+    fn of_a_write_that_fails_half_way_the_whole_lines_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for (how_far, whole_lines) in [(0, 0), (20, 0), (30, 1), (60, 2)] {
+            let mut segment = Segment::create(&Directory::at(dir.path()), 0).unwrap();
+            assert!(segment.append(b"{}\n").is_ok());
+            faults::plan(&[faults::failing(how_far)]);
+            let failed = segment.append(LINES).unwrap_err();
+            assert!(failed.intact && failed.error.is_io());
+            assert_eq!(failed.written, whole_lines * 8);
+            assert_eq!(segment.len(), 3 + failed.written as u64);
+            assert!(segment.append(&LINES[failed.written..]).is_ok());
+            let content = std::fs::read(segment.path()).unwrap();
+            assert_eq!(content, [b"{}\n", LINES].concat());
+            assert_eq!(segment.len(), content.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_cut_back_to_whole_lines_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segment = Segment::create(&Directory::at(dir.path()), 0).unwrap();
+        faults::plan(&[faults::failing(30), faults::failing(0)]);
+        let failed = segment.append(LINES).unwrap_err();
+        assert!(!failed.intact);
+        assert_eq!((failed.written, segment.len()), (8, 8));
+        assert!(segment.cut(8).is_ok());
+        assert_eq!(std::fs::read(segment.path()).unwrap(), LINES[..8]);
+    }
+
+    #[test]
+    fn a_file_whose_name_is_gone_is_not_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segment = Segment::create(&Directory::at(dir.path()), 0).unwrap();
+        assert!(segment.append(LINES).is_ok());
+        assert!(!segment.is_gone() && segment.sync_handle().sync().is_ok());
+        std::fs::rename(segment.path(), dir.path().join("elsewhere")).unwrap();
+        assert!(segment.is_gone() && segment.sync_handle().sync().is_err());
+    }
+
+    #[test]
+    fn a_part_of_another_file_is_copied_to_the_end_of_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::at(dir.path());
+        let mut from = Segment::create(&directory, 0).unwrap();
+        // More than one piece of what is copied at a time.
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let content = line.repeat(2500);
+        assert!(from.append(&content).is_ok());
+        std::fs::remove_file(from.path()).unwrap();
+        let mut to = Segment::create(&directory, 0).unwrap();
+        assert!(to.append(b"{}\n").is_ok());
+        to.append_from(&from, 1024, content.len() as u64 - 2048)
+            .unwrap();
+        let copied = std::fs::read(to.path()).unwrap();
+        assert_eq!(copied, [b"{}\n", &content[..content.len() - 3072]].concat());
+    }
 
     #[test]
     fn only_whole_delivered_lines_are_given_back() {

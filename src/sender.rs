@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backoff::uniform;
 use crate::config;
-use crate::directory::{Place, all_places, places};
-use crate::drain::{Drain, Settled};
+use crate::directory::{Place, all_places, readable_places};
+use crate::drain::Settled;
 use crate::environment;
 use crate::error::Result;
 use crate::holdoff::HoldOff;
@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the directories are searched while watching.
 const SEARCH: Duration = Duration::from_millis(500);
 
-/// How long a request in flight may still be answered after a stop.
+/// How long the end may take after a stop: the request in flight, and the last pass.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Delivers the logs below a root, on the thread that calls [`run`](Self::run).
@@ -42,6 +42,8 @@ pub struct Sender {
     server: Server,
     lanes: BTreeMap<PathBuf, Lane>,
     done: Settled,
+    /// When a stop was first seen.
+    stopped: Option<Instant>,
 }
 
 /// How long [`Sender::run`] goes on.
@@ -54,7 +56,8 @@ pub struct Until<'a> {
     pub deadline: Option<Instant>,
     /// Without `watch`: how long nothing may be delivered before the run ends. Default: 30 s.
     pub patience: Duration,
-    /// Ends the run when it becomes true; a request in flight gets 5 s to be answered.
+    /// Ends the run when it becomes true, within 5 s: a request in flight may still be answered,
+    /// and with `watch` what was written until then is delivered, as far as that time allows.
     pub stop: &'a AtomicBool,
 }
 
@@ -109,6 +112,7 @@ impl Sender {
             server: Server::new(server, api_key, config::REQUEST_TIMEOUT)?,
             lanes: BTreeMap::new(),
             done: Settled::default(),
+            stopped: None,
         })
     }
 
@@ -148,27 +152,27 @@ impl Sender {
     /// Delivers what is there, and tells what happens to `on_event`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the root cannot be listed; while watching, that is told
-    /// and tried again. What cannot be delivered is no error: the
-    /// [`Summary`] says so.
+    /// [`Error::Io`](crate::Error::Io) if the root, or a directory below it, cannot be listed, after
+    /// everything else is delivered; while watching, that is told and tried again. What cannot be
+    /// delivered is no error: the [`Summary`] says so.
     pub fn run(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
         self.done = Settled::default();
+        self.stopped = None;
         if until.watch {
             // Those that start in the same second do not send in the same second.
             self.sleep(until, uniform(config::START_JITTER, random()));
         }
-        for place in all_places(&self.root).unwrap_or_default() {
+        for place in all_places(&self.root, &mut None) {
             // What means nothing may as well stay.
             let _ = orphans::remove(&place.directory, orphans::YOUNG);
         }
         let mut moved = Instant::now();
         let mut left_before = u64::MAX;
         loop {
-            match self.search() {
-                Err(error) if until.watch => on_event(&Event::Degraded {
-                    error: error.to_string(),
-                }),
-                searched => searched?,
+            let searched = self.search();
+            if let (Err(error), true) = (&searched, until.watch) {
+                let error = error.to_string();
+                on_event(&Event::Degraded { error });
             }
             let settled = self.pass(until, on_event);
             let left = self.pending_bytes()?;
@@ -179,16 +183,21 @@ impl Sender {
             left_before = left;
             let given_up = moved.elapsed() >= until.patience;
             if is_over(until) || (!until.watch && (left == 0 || given_up)) {
-                break;
+                if until.watch {
+                    self.last_pass(until, on_event);
+                    return self.summary();
+                }
+                // What can be listed is delivered first.
+                return searched.and_then(|()| self.summary());
             }
             self.sleep(until, SEARCH);
         }
-        self.summary()
     }
 
-    /// Finds directories and files that were not known.
+    /// Finds directories and files that were not known, and says what could not be looked at.
     fn search(&mut self) -> Result<()> {
-        for place in places(&self.root)? {
+        let mut unreadable = None;
+        for place in readable_places(&self.root, &mut unreadable) {
             let Place {
                 entity,
                 project,
@@ -201,17 +210,13 @@ impl Sender {
             {
                 continue;
             }
-            let mut names = directory.logs()?;
-            let lane = self
-                .lanes
+            let names = directory.logs()?;
+            self.lanes
                 .entry(directory.path().to_owned())
-                .or_insert_with(|| Lane::new(directory));
-            // The open file is not one more to do; it would be counted twice.
-            names.retain(|name| lane.drain.as_ref().and_then(Drain::name) != Some(name));
-            lane.todo = names;
-            lane.skipped.clear();
+                .or_insert_with(|| Lane::new(directory))
+                .found(names);
         }
-        Ok(())
+        unreadable.map_or(Ok(()), Err)
     }
 
     /// One batch of each directory in turn, until none has more to send.
@@ -220,6 +225,7 @@ impl Sender {
             server: &self.server,
             hold_off: HoldOff::new(&self.root, self.server.url()),
             until,
+            stopped: &mut self.stopped,
             on_event,
         };
         let mut any = false;
@@ -244,9 +250,44 @@ impl Sender {
         }
     }
 
-    /// Sleeps, but not for longer than the run goes on.
+    /// What was written until the stop is delivered too, as far as it goes quickly.
+    fn last_pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) {
+        let grace = self.stopped.unwrap_or_else(Instant::now) + GRACE;
+        let until = Until {
+            watch: false,
+            deadline: Some(until.deadline.map_or(grace, |end| end.min(grace))),
+            patience: GRACE,
+            stop: &AtomicBool::new(false),
+        };
+        // What cannot be looked at has been told before.
+        let _ = self.search();
+        let mut desk = Desk {
+            server: &self.server,
+            hold_off: HoldOff::new(&self.root, self.server.url()),
+            until: &until,
+            stopped: &mut self.stopped,
+            on_event,
+        };
+        let mut lanes: Vec<_> = self.lanes.values_mut().collect();
+        while !lanes.is_empty() && !is_over(&until) {
+            lanes.retain_mut(|lane| {
+                lane.replay.hurry();
+                match lane.step(&mut desk) {
+                    Outcome::Settled(settled) => {
+                        self.done += settled;
+                        true
+                    }
+                    Outcome::Blocked | Outcome::Done => false,
+                }
+            });
+        }
+    }
+
+    /// Sleeps, but not for longer than the run goes on, nor beyond the next attempt with calls that
+    /// are held back.
     fn sleep(&self, until: &Until<'_>, time: Duration) {
-        let next = Instant::now() + time;
+        let released = self.lanes.values().filter_map(Lane::release_at);
+        let next = released.fold(Instant::now() + time, Instant::min);
         while Instant::now() < next && !is_over(until) {
             thread::sleep(TICK.min(next.saturating_duration_since(Instant::now())));
         }
@@ -293,6 +334,7 @@ struct Desk<'a> {
     server: &'a Server,
     hold_off: HoldOff,
     until: &'a Until<'a>,
+    stopped: &'a mut Option<Instant>,
     on_event: &'a mut dyn FnMut(&Event),
 }
 
@@ -309,7 +351,6 @@ impl Host for Desk<'_> {
         if let Err(error) = sent {
             return not_sent(format!("cannot start a thread for the request: {error}"));
         }
-        let mut stopped = None;
         loop {
             match answer.recv_timeout(TICK) {
                 Ok(answer) => return answer,
@@ -320,9 +361,9 @@ impl Host for Desk<'_> {
             }
             let late = self.until.deadline.is_some_and(|end| end <= Instant::now());
             if self.until.stop.load(Ordering::Relaxed) {
-                stopped.get_or_insert_with(Instant::now);
+                self.stopped.get_or_insert_with(Instant::now);
             }
-            if late || stopped.is_some_and(|at: Instant| at.elapsed() >= GRACE) {
+            if late || self.stopped.is_some_and(|at| at.elapsed() >= GRACE) {
                 return not_sent("the run ended before the server answered".to_owned());
             }
         }

@@ -86,7 +86,9 @@ impl Delivery<'_> {
         let mut digests: Vec<String> = Vec::with_capacity(table.rows.len());
         while digests.len() < table.rows.len() {
             let (request, rows) = table.chunk(digests.len(), self.body_limit.min(CHUNK));
-            let body = match self.carry(request, 1)? {
+            let answer = self.carry(request, 1)?;
+            self.answered = true;
+            let body = match answer {
                 Answer::Reject { status, detail } => return Ok(self.refuse(status, detail)),
                 Answer::Delivered { body } => body,
                 _ => Vec::new(),

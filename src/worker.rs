@@ -25,6 +25,9 @@ use crate::sys;
 /// How long until a file that somebody else delivers, or storage that failed, is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often what is held back is looked at again: an end may have come.
+const LOOK_AT_HELD: Duration = Duration::from_millis(500);
+
 /// How often the directory is searched for what other processes have left behind since.
 const SEARCH_AGAIN: Duration = Duration::from_secs(30);
 
@@ -154,6 +157,7 @@ impl Worker {
     ) -> Option<Instant> {
         match step {
             Ok(Progress::Idle | Progress::Deferred) => None,
+            Ok(Progress::Held(until)) => Some(until.min(Instant::now() + LOOK_AT_HELD)),
             Ok(Progress::Settled(settled)) => {
                 self.desk.board().settled += settled;
                 Some(Instant::now())

@@ -380,6 +380,40 @@ fn what_may_not_be_read_is_named_with_what_was_done_to_it_and_why() {
 }
 
 #[test]
+fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
+    let (tool, collector) = with_collector();
+    let other = record(9).replace(PROJECT, "a/secret");
+    tool.feed(&["append", "--project", "a/secret"], other.as_bytes());
+    tool.log(0..3);
+    for path in [
+        ".weave",
+        ".weave/wal",
+        ".weave/wal/team",
+        ".weave/wal/team/app",
+    ] {
+        set_mode(&tool.home.path().join(path), 0o777);
+    }
+    for path in files(&tool.root().join(PROJECT)) {
+        set_mode(&path, 0o666);
+    }
+    let Some(command) = as_nobody(&tool, &["send"]) else {
+        return skip("becoming another user needs root and setpriv");
+    };
+    let ran = feed(command, b"");
+    assert_eq!((ran.status, ran.out.as_str()), (2, ""));
+    assert!(
+        ran.err.contains("cannot list .weave/wal/a: "),
+        "{}",
+        ran.err
+    );
+    assert_each_start_once(&collector, 0..3);
+    assert_eq!(
+        files_with(&tool.root().join(PROJECT), "jsonl"),
+        Vec::<PathBuf>::new()
+    );
+}
+
+#[test]
 fn a_project_without_logs_is_not_taken_for_one_that_is_delivered() {
     let tool = Tool::new();
     tool.log(0..1);
@@ -830,6 +864,28 @@ fn send_can_be_told_project_and_server() {
     assert_eq!(ran.status, 0, "{}", ran.err);
     assert_each_start_once(&collector, 0..5);
     assert_eq!(tool.run(&["cat"]).out, other);
+}
+
+#[cfg(feature = "proxy")]
+#[test]
+fn no_proxy_goes_before_a_proxy_however_that_is_spelled() {
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        let (tool, collector) = with_collector();
+        // Nobody listens there.
+        let tool = tool.set(name, "http://127.0.0.1:9");
+        tool.log(0..5);
+        let ran = tool.run(&["send", "--timeout", "1"]);
+        assert_eq!(ran.status, 1, "{name}: {}", ran.err);
+        assert!(
+            ran.err.contains(&format!("{name} is in use")),
+            "{}",
+            ran.err
+        );
+        let tool = tool.set("NO_PROXY", "localhost,127.0.0.1");
+        let ran = tool.run(&["send"]);
+        assert_eq!((ran.status, ran.err.as_str()), (0, ""), "{name}");
+        assert_each_start_once(&collector, 0..5);
+    }
 }
 
 #[test]

@@ -13,7 +13,11 @@ mod server;
 
 #[path = "weave/kinds.rs"]
 mod kinds;
+#[path = "weave/large.rs"]
+mod large;
 #[path = "weave/modes.rs"]
 mod modes;
 #[path = "weave/python.rs"]
 mod python;
+#[path = "weave/sidecar.rs"]
+mod sidecar;

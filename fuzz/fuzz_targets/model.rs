@@ -229,9 +229,16 @@ impl<'a> Model<'a> {
         };
         let mut seen = Seen::default();
         let size = fs::metadata(DIR.join(&*name)).expect("it is held").len();
-        let step = delivery
-            .step(&mut server(&mut self.records, &mut seen, answers))
-            .expect("healthy storage");
+        let stepped = delivery.step(&mut server(&mut self.records, &mut seen, answers));
+        let step = match stepped {
+            Ok(step) => step,
+            // The writer has cut off what it could not sync, and writes it to a new file.
+            Err(_) if storage::seen().failures > 0 => {
+                note(&mut self.other_unsettled, seen, Step::Blocked);
+                return self.drop_deliveries();
+            }
+            Err(error) => panic!("healthy storage: {error:?}"),
+        };
         storage::synced_by_others(&DIR.join(&*name), size);
         note(&mut self.other_unsettled, seen, step);
         if step == Step::Idle {

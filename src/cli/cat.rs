@@ -70,7 +70,7 @@ impl Log {
         if args.others().is_empty() {
             let root = root(args);
             if root_exists(&root)? {
-                note_if_absent(&root, project.as_deref())?;
+                note_if_absent(&root, project.as_deref());
             }
             let found = inspect::logs(&root, project.as_deref())?;
             let log = |path| Log { path, found: true };

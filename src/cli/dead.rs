@@ -41,7 +41,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     let root = root(args);
     let project = args.value::<String>("--project")?;
     if root_exists(&root)? {
-        note_if_absent(&root, project.as_deref())?;
+        note_if_absent(&root, project.as_deref());
     }
     let files = dead::files(&root, project.as_deref())?;
     match action {

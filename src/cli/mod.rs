@@ -12,6 +12,8 @@ mod events;
 mod help;
 mod lines;
 mod output;
+#[cfg(feature = "proxy")]
+mod proxies;
 mod send;
 mod status;
 mod verify;
@@ -98,6 +100,12 @@ impl From<Error> for Trouble {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    #[cfg(feature = "proxy")]
+    let args = {
+        let args: Vec<OsString> = args.collect();
+        proxies::hide_from_http_client(&args);
+        args.into_iter()
+    };
     let mut args = args;
     let name = args.next().map(|name| name.to_string_lossy().into_owned());
     let ended = match name.as_deref() {
@@ -203,20 +211,19 @@ fn root_exists(root: &Path) -> Result<bool, Trouble> {
 }
 
 /// Says so if a project was asked for that has no files: a misspelt name should not look like one
-/// of which everything is delivered.
-fn note_if_absent(root: &Path, project: Option<&str>) -> Result<(), Trouble> {
-    let Some(project) = project else {
-        return Ok(());
-    };
-    if inspect::logs(root, Some(project))?.is_empty()
-        && weave_wal::dead::files(root, Some(project))?.is_empty()
+/// of which everything is delivered. What cannot be listed is the command's affair.
+fn note_if_absent(root: &Path, project: Option<&str>) {
+    let Some(project) = project else { return };
+    let found = [inspect::logs, weave_wal::dead::files].map(|find| find(root, Some(project)));
+    if found
+        .iter()
+        .all(|found| matches!(found, Ok(files) if files.is_empty()))
     {
         say(format_args!(
             "there are no logs of {project} in {}",
             root.display()
         ));
     }
-    Ok(())
 }
 
 /// A length of time that a user may give.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use weave_wal::{Event, Sender, Summary, Until, inspect, tool};
@@ -11,9 +11,6 @@ use super::args::{Args, Known};
 use super::events::Reporter;
 use super::output::{Output, count, quoted, say};
 use super::{Command, Seconds, Status, Trouble, note_if_absent, root, root_exists};
-
-/// How long delivery goes on, while it succeeds, after a watch was ended.
-const LAST_LOOK: Duration = Duration::from_secs(10);
 
 pub(super) const COMMAND: Command = Command {
     name: "send",
@@ -29,7 +26,7 @@ Options:
   --project E/P       only this project, as in my-team/my-app
   --server URL        the trace server
   --watch             go on with what is written from now on, until SIGTERM or SIGINT; then
-                      what is left is tried once more, for at most 10 seconds
+                      what is left is tried once more, for at most 5 seconds
   --timeout SECS      end after this time, whatever is left
   --json              print one line of JSON at the end: delivered, pending, dead, corrupt,
                       requests, paused (null, or why)",
@@ -53,18 +50,14 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     }
     let exists = root_exists(&root)?;
     if exists {
-        note_if_absent(&root, project.as_deref())?;
+        note_if_absent(&root, project.as_deref());
     }
     let summary = match exists || watch {
         true => {
             let stop = tool::on_terminate();
             let until = until(timeout, watch, stop);
             let mut screen = Screen::new(&root, project.as_deref(), exists);
-            let mut summary = sender.run(&until, &mut |event| screen.show(event));
-            if watch && stop.load(Ordering::Relaxed) {
-                let last = last_look(&mut sender, &mut |event| screen.show(event));
-                summary = summary.and_then(|before| Ok(together(&before, last?)));
-            }
+            let summary = sender.run(&until, &mut |event| screen.show(event));
             screen.clear();
             summary?
         }
@@ -92,25 +85,6 @@ fn until(timeout: Option<Seconds>, watch: bool, stop: &AtomicBool) -> Until<'_> 
         patience: timeout.unwrap_or(drained.patience),
         ..drained
     }
-}
-
-/// What was written since the last search: of a pod that ends nothing is left to search later.
-fn last_look(sender: &mut Sender, show: &mut dyn FnMut(&Event)) -> weave_wal::Result<Summary> {
-    let stop = AtomicBool::new(false);
-    let until = Until {
-        deadline: Some(Instant::now() + LAST_LOOK),
-        patience: Duration::ZERO,
-        ..Until::drained(&stop)
-    };
-    sender.run(&until, show)
-}
-
-/// What two runs of one sender came to; its requests are counted on.
-fn together(before: &Summary, mut last: Summary) -> Summary {
-    last.delivered += before.delivered;
-    last.rejected += before.rejected;
-    last.corrupt += before.corrupt;
-    last
 }
 
 fn json(summary: &Summary) -> String {

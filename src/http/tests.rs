@@ -654,11 +654,11 @@ mod proxied {
     #[test]
     fn a_proxy_that_no_proxy_forbids_but_minreq_would_use_is_refused() {
         let env = |name: &str| match name {
-            "https_proxy" => Some("http://me:secret@proxy".to_owned()),
+            "http_proxy" => Some("http://me:secret@proxy".to_owned()),
             "no_proxy" => Some("h".to_owned()),
             _ => None,
         };
-        let message = Server::with_env("https://h", None, LONG, &env)
+        let message = Server::with_env("http://h", None, LONG, &env)
             .unwrap_err()
             .to_string();
         assert!(

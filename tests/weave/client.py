@@ -2,6 +2,7 @@
 
     client.py log E/P         logs calls, objects, a dataset and files, then ends
     client.py live E/P        does what standard input says, line by line, until it is closed
+    client.py trouble E/P     the same, and tells which calls have returned
     client.py send DIRECTORY  runs Weave's own sender over a directory, once
 """
 
@@ -80,6 +81,28 @@ def live(project):
             file.flush()
         client.flush()
         print("done", os.getpid(), flush=True)
+
+
+def trouble(project):
+    client = weave.init(project)
+    print("done", flush=True)
+    for line in sys.stdin:
+        word, _, rest = line.strip().partition(" ")
+        if word == "calls":
+            for n in range(int(rest)):
+                print("returned", add.call(n, 1)[1].id, flush=True)
+        elif word == "poison":  # a step that the server does not take
+            client.set_wandb_run_context("run", step=-1)
+            print("returned", add.call(1, 1)[1].id, flush=True)
+            client.flush()
+            client.clear_wandb_run_context()
+        elif word == "file":
+            with open(rest, "rb") as file:
+                weave.publish(weave.Content.from_bytes(file.read(), mimetype="image/png"))
+            print("returned", rest, flush=True)
+        elif word == "flush":
+            client.flush()
+        print("done", flush=True)
 
 
 def send(directory):

@@ -101,6 +101,9 @@ fn serve(
     client.shutdown(Shutdown::Both).ok()
 }
 
+/// As proxies do: what is larger is not even read.
+const LARGEST: usize = 32 << 20;
+
 /// A request with its body. All that are sent here have a length.
 fn read_request(client: &TcpStream) -> Option<Vec<u8>> {
     let mut reader = BufReader::new(client);
@@ -118,6 +121,9 @@ fn read_request(client: &TcpStream) -> Option<Vec<u8>> {
         if line == b"\r\n" {
             break;
         }
+    }
+    if length > LARGEST {
+        return None;
     }
     let head = request.len();
     request.resize(head + length, 0);

@@ -1,12 +1,11 @@
 //! Weave's own Python client at the other end of a log: what it writes arrives, what it reads is
-//! understood, and while it writes it is left alone.
+//! understood.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -14,7 +13,7 @@ use super::helpers::*;
 use super::server::{self, KEY, Server, server, value};
 
 /// Python's client at home in `home`, with its log on and its sender off.
-fn client(server: &Server, home: &Path, args: &[&str]) -> Command {
+pub fn client(server: &Server, home: &Path, args: &[&str]) -> Command {
     let mut command = server::python();
     command
         .arg(server::path("tests/weave/client.py"))
@@ -26,6 +25,7 @@ fn client(server: &Server, home: &Path, args: &[&str]) -> Command {
         .env("WANDB_BASE_URL", server.url())
         .env("WF_TRACE_SERVER_URL", server.url())
         .env("WANDB_API_KEY", KEY)
+        .env("WANDB_ERROR_REPORTING", "false")
         .current_dir(home)
         .stderr(Stdio::null());
     command
@@ -219,164 +219,4 @@ fn weaves_own_sender_delivers_our_files() {
     assert_whole(server, project, 0..10);
     let objects = server.json("/objs/query", json!({"project_id": project}));
     assert_eq!(objects["objs"][0]["val"], json!({"n": 1}));
-}
-
-/// A Python process that logs, and a `weave-wal send --watch` beside it.
-struct Pod<'a> {
-    server: &'a Server,
-    project: &'a str,
-    root: PathBuf,
-    python: Child,
-    said: Lines<BufReader<ChildStdout>>,
-    sidecar: Child,
-    _home: tempfile::TempDir,
-}
-
-impl Pod<'_> {
-    fn start<'a>(server: &'a Server, project: &'a str) -> Pod<'a> {
-        let home = tempfile::tempdir().unwrap();
-        let root = home.path().join(".weave/wal");
-        fs::create_dir_all(&root).unwrap();
-        let mut python = client(server, home.path(), &["live", project])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(python.stdout.take().unwrap()).lines();
-        let sidecar = tool(&root, &server.url(), &["send", "--watch", "--json"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Pod {
-            server,
-            project,
-            root,
-            python,
-            said,
-            sidecar,
-            _home: home,
-        }
-    }
-
-    /// Lets Python do something and waits until it has.
-    fn tell(&mut self, line: &str) {
-        writeln!(self.python.stdin.as_mut().unwrap(), "{line}").unwrap();
-        let done = |line: std::io::Result<String>| line.unwrap().starts_with("done");
-        assert!(self.said.any(done), "the client has ended");
-    }
-
-    fn ended_calls(&self) -> usize {
-        let calls = self.server.calls(self.project);
-        calls
-            .iter()
-            .filter(|call| !call["ended_at"].is_null())
-            .count()
-    }
-
-    fn call(&mut self, n: usize, so_far: usize) {
-        self.tell(&format!("call {n}"));
-        let took = wait_until("the call arrives", || self.ended_calls() == so_far);
-        assert!(took < Duration::from_secs(5), "it took {took:?}");
-    }
-
-    /// SIGTERM to the sidecar: how it ends and what it says.
-    fn stop_sidecar(mut self) -> (Option<i32>, Value) {
-        let id = self.sidecar.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status().unwrap();
-        let mut said = String::new();
-        let mut out = self.sidecar.stdout.take().unwrap();
-        out.read_to_string(&mut said).unwrap();
-        let status = self.sidecar.wait().unwrap();
-        (status.code(), value(&said))
-    }
-}
-
-impl Drop for Pod<'_> {
-    fn drop(&mut self) {
-        // Nothing may outlive a test that fails; mostly they are gone.
-        let _ = (self.python.kill(), self.sidecar.kill());
-        let _ = (self.python.wait(), self.sidecar.wait());
-    }
-}
-
-#[test]
-fn a_sidecar_delivers_what_python_writes_and_cleans_up_behind_it() {
-    let Some(server) = server() else { return };
-    let project = "team/sidecar";
-    let mut pod = Pod::start(server, project);
-    pod.call(1, 1);
-    pod.call(2, 2);
-    // A line that is half written is waited for, and neither sent nor quarantined.
-    let line = start_line(project, 7) + &end_line(project, 7);
-    let (start, end) = line.trim_end().split_once('\n').unwrap();
-    let (half, rest) = start.split_at(start.len() / 2);
-    pod.tell(&format!("write {half}"));
-    std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(files(&pod.root, "deadletter"), Vec::<PathBuf>::new());
-    pod.tell(&format!("write {rest}"));
-    pod.tell("newline");
-    pod.tell(&format!("write {end}"));
-    pod.tell("newline");
-    wait_until("the two halves make a whole", || pod.ended_calls() == 3);
-    // Delivered to its end, and still Python's.
-    assert_eq!(files(&pod.root, "jsonl").len(), 1);
-    pod.call(3, 4);
-    drop(pod.python.stdin.take());
-    // Until somebody waits for it, its PID is taken.
-    pod.python.wait().unwrap();
-    wait_until("removal", || files(&pod.root, "jsonl").is_empty());
-    let (status, said) = pod.stop_sidecar();
-    assert_eq!(
-        (status, &said["pending"], &said["corrupt"]),
-        (Some(0), &json!(0), &json!(0)),
-        "{said}"
-    );
-    assert_eq!(server.calls_by_id(project).len(), 4);
-}
-
-#[test]
-fn a_sidecar_survives_a_python_process_that_is_killed_half_way_through_a_line() {
-    let Some(server) = server() else { return };
-    let project = "team/sidecar-killed";
-    let mut pod = Pod::start(server, project);
-    pod.call(1, 1);
-    pod.tell("write {\"type\":\"call_start\",\"req\":{\"sta");
-    pod.python.kill().unwrap();
-    pod.python.wait().unwrap();
-    wait_until("removal", || files(&pod.root, "jsonl").is_empty());
-    assert_eq!(files(&pod.root, "deadletter").len(), 1);
-    let (status, said) = pod.stop_sidecar();
-    assert_eq!(
-        (status, &said["pending"], &said["corrupt"]),
-        (Some(1), &json!(0), &json!(1)),
-        "{said}"
-    );
-    assert_eq!(server.calls_by_id(project).len(), 1);
-}
-
-#[test]
-fn a_sidecar_works_beside_our_own_writer_as_well() {
-    let Some(server) = server() else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let project = "team/sidecar-ours";
-    let writer = writer(dir.path(), project);
-    let sidecar = tool(dir.path(), &server.url(), &["send", "--watch", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    for n in 0..3 {
-        append_calls(&writer, project, n..n + 1);
-        let took = wait_until("the call arrives", || server.calls(project).len() == n + 1);
-        assert!(took < Duration::from_secs(5), "it took {took:?}");
-        assert_eq!(files(dir.path(), "jsonl").len(), 1);
-    }
-    drop(writer);
-    wait_until("removal", || files(dir.path(), "jsonl").is_empty());
-    Command::new("kill")
-        .args(["-TERM", &sidecar.id().to_string()])
-        .status()
-        .unwrap();
-    let ended = sidecar.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(0));
-    assert_whole(server, project, 0..3);
 }

@@ -35,6 +35,7 @@ from weave.trace_server.errors import handle_server_exception
 from weave.trace_server import external_to_internal_trace_server_adapter as adapter
 
 ENGINE = threading.RLock()
+MAX_BODY = 32 << 20
 
 
 def alone(statement, *args, **kwargs):
@@ -89,6 +90,7 @@ ROUTES = {
     "/v2/call/end": ("call_end_v2", "CallEndV2Req"),
     "/obj/create": ("obj_create", "ObjCreateReq"),
     "/table/create": ("table_create", "TableCreateReq"),
+    "/table/create_from_digests": ("table_create_from_digests", "TableCreateFromDigestsReq"),
     "/file/create": ("file_create", "FileCreateReq"),
     "/calls/stream_query": ("calls_query_stream", "CallsQueryReq"),
     "/calls/query_stats": ("calls_query_stats", "CallsQueryStatsReq"),
@@ -137,6 +139,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, json.dumps({"data": account(body)}).encode())
         elif self.headers.get("authorization") != self.server.authorization:
             self.answer(401, b'{"detail":"Invalid authentication credentials"}')
+        elif len(body) > MAX_BODY:
+            self.answer(413, b'{"detail":"Request too large"}')
         else:
             self.answer(*self.run(body))
 

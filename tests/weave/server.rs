@@ -109,6 +109,11 @@ impl Server {
         rows.lines().map(value).collect()
     }
 
+    pub fn has_call(&self, project: &str, id: &str) -> bool {
+        let question = json!({"project_id": project, "filter": {"call_ids": [id]}});
+        self.json("/calls/query_stats", question)["count"] == 1
+    }
+
     /// The calls by id. No call may be there twice, and the count has to agree.
     pub fn calls_by_id(&self, project: &str) -> BTreeMap<String, Value> {
         let rows = self.calls(project);

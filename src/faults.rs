@@ -40,6 +40,18 @@ pub fn plan(calls: &[u8]) {
     STORAGE.with_borrow_mut(|storage| storage.plan = calls.to_vec().into());
 }
 
+/// A call that fails; a write when so many sixty-fourths of it came in.
+#[cfg(test)]
+pub(crate) fn failing(how_far: u8) -> u8 {
+    2 | how_far << 2
+}
+
+/// The same of a write, because the file would be too large.
+#[cfg(test)]
+pub(crate) fn too_large(how_far: u8) -> u8 {
+    3 | how_far << 2
+}
+
 /// Will no call fail any more?
 pub fn is_healthy() -> bool {
     STORAGE.with_borrow(|storage| storage.plan.iter().all(|call| call % 4 == 0))

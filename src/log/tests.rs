@@ -1,0 +1,147 @@
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::faults;
+use crate::record::Kind;
+
+const LIMITS: Limits = Limits {
+    durability: Durability::Written,
+    sync_interval: Duration::from_secs(86_400),
+    segment_bytes: 1 << 20,
+    queue_records: 100,
+    queue_bytes: 1 << 20,
+    queue_wait: Duration::ZERO,
+};
+
+fn open(dir: &Path) -> Log {
+    let directory = Directory::create(dir).unwrap();
+    Log::open(Some(directory), LIMITS, Box::new(|| ())).unwrap()
+}
+
+fn line(n: usize) -> String {
+    format!("{{\"n\":{n}}}")
+}
+
+fn append(log: &Log, n: usize) -> Result<u64> {
+    log.append(&Line::new(Kind::ObjCreate, &line(n), usize::MAX)?)
+}
+
+/// The numbers of the records in each file, oldest file first.
+fn files(dir: &Path) -> Vec<Vec<usize>> {
+    let mut paths: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == "jsonl"))
+        .collect();
+    paths.sort();
+    let records = |path| {
+        let content = fs::read_to_string(path).unwrap();
+        let number = |line: &str| {
+            let record = crate::parse(line.as_bytes()).unwrap();
+            (0..100).find(|&n| record.req == self::line(n)).unwrap()
+        };
+        // What is destroyed reads as NUL bytes.
+        content.trim_matches('\0').lines().map(number).collect()
+    };
+    paths.into_iter().map(records).collect()
+}
+
+const WORKS: u8 = 0;
+
+/// A call that fails, and of a sync, destroys what it should have synced.
+fn fails() -> u8 {
+    faults::failing(0)
+}
+
+#[test]
+fn what_a_failed_sync_has_destroyed_is_synced_in_a_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1).unwrap();
+    log.sync().unwrap();
+    append(&log, 2).unwrap();
+    append(&log, 3).unwrap();
+    faults::plan(&[fails()]);
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [vec![1], vec![2, 3]]);
+    // It goes on there, and nothing is written twice.
+    append(&log, 4).unwrap();
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [vec![1], vec![2, 3, 4]]);
+    let file = log.oldest_file().unwrap();
+    assert!(file.sealed && file.end.offset() > 0);
+    log.forget(&file.name);
+    let file = log.oldest_file().unwrap();
+    assert_eq!((file.sealed, file.base), (false, log.accepted().1 / 4));
+}
+
+#[test]
+fn while_no_file_can_be_had_every_call_says_so_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1).unwrap();
+    // The sync, then each new file's creation.
+    faults::plan(&[fails(); 4]);
+    for _ in 0..2 {
+        assert!(matches!(log.sync(), Err(Error::Degraded(_))));
+    }
+    assert!(matches!(append(&log, 2), Err(Error::Degraded(_))));
+    assert_eq!(log.oldest_file().unwrap().end.offset(), 0);
+    faults::plan(&[]);
+    append(&log, 3).unwrap();
+    log.close().unwrap();
+    assert_eq!(files(dir.path()), [vec![], vec![1, 3]]);
+    assert!(matches!(append(&log, 4), Err(Error::Closed)));
+}
+
+#[test]
+fn a_new_file_that_cannot_be_filled_or_synced_is_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1).unwrap();
+    for plan in [
+        [fails(), WORKS, fails()].as_slice(),
+        &[WORKS, WORKS, fails()],
+    ] {
+        faults::plan(plan);
+        assert!(log.sync().is_err());
+        assert_eq!(files(dir.path()).len(), 1);
+    }
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [vec![], vec![1]]);
+}
+
+#[test]
+fn a_line_that_cannot_be_written_is_refused_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1).unwrap();
+    for how_far in [0, 30, 63] {
+        faults::plan(&[faults::failing(how_far)]);
+        assert!(append(&log, 2).unwrap_err().is_io());
+    }
+    append(&log, 3).unwrap();
+    // What cannot be cut off is left behind in a file of its own.
+    faults::plan(&[faults::failing(30), fails()]);
+    append(&log, 4).unwrap();
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [vec![], vec![1, 3, 4]]);
+}
+
+#[test]
+fn a_file_that_may_grow_no_more_is_followed_by_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1).unwrap();
+    faults::plan(&[faults::too_large(20)]);
+    append(&log, 2).unwrap();
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [[1], [2]]);
+    // If there is none to be had, the line is refused, and the next one tries again.
+    faults::plan(&[faults::too_large(20), WORKS, fails()]);
+    assert!(append(&log, 3).is_err());
+    append(&log, 4).unwrap();
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [vec![1], vec![2, 4], vec![]]);
+}
