@@ -123,5 +123,5 @@ fn what_a_failed_sync_has_lost_is_written_anew() {
         assert!(arrived.values().all(|count| *count == 1));
         tally.count(&accepted, &arrived);
     }
-    tally.tell("a failed fsync on a full thin device");
+    tally.tell("a failed fsync on a device that has promised more room than there is");
 }
