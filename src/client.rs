@@ -1,7 +1,6 @@
 //! The handle that a program holds: append, tickets, sync, flush, finish.
 
 use std::fmt;
-use std::process;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -59,8 +58,6 @@ pub struct Client {
 }
 
 struct Inner {
-    /// The process that opened the client; a forked child must not touch the log.
-    pid: u32,
     project_id: String,
     record_limit: usize,
     budget: Budget,
@@ -77,7 +74,6 @@ struct Inner {
 /// A record's place in the log. It outlives the client.
 #[derive(Clone)]
 pub struct Ticket {
-    pid: u32,
     log: Arc<Log>,
     position: u64,
 }
@@ -89,7 +85,7 @@ impl Ticket {
     /// # Errors
     /// [`Error::Degraded`] or [`Error::Io`] if the disk cannot be written; [`Error::Forked`].
     pub fn wait(&self) -> Result<()> {
-        check_process(self.pid)?;
+        self.log.check_process()?;
         self.log.sync_to(self.position)
     }
 }
@@ -195,7 +191,6 @@ impl Client {
             .map_err(|error| Error::Stopped(format!("it could not be started: {error}")))?;
         Ok(Client {
             inner: Arc::new(Inner {
-                pid: process::id(),
                 project_id: format!("{}/{}", config.entity, config.project),
                 record_limit: config.record_limit,
                 budget: Budget::new(root, config.disk_budget, config.free_space_floor),
@@ -220,9 +215,7 @@ impl Client {
     /// [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
     /// the sync that failed; then the record may be delivered all the same.
     pub fn append(&self, kind: Kind, req: &Value) -> Result<Ticket> {
-        // Not `to_string`: it cannot say that it failed.
-        let req = serde_json::to_string(req).map_err(|error| Error::Record(error.to_string()))?;
-        self.append_text(kind, &req)
+        self.append_json(kind, &serialized("", req, "")?)
     }
 
     /// Appends a record whose bytes are kept as they are: big numbers, key order, escapes. (A
@@ -231,7 +224,7 @@ impl Client {
     /// # Errors
     /// As [`append`](Self::append).
     pub fn append_raw(&self, kind: Kind, req: &RawValue) -> Result<Ticket> {
-        self.append_text(kind, req.get())
+        self.append_json(kind, req.get().as_bytes())
     }
 
     /// Appends the start of a call; wraps it as `{"start": …}`.
@@ -281,7 +274,7 @@ impl Client {
             quoted(&self.inner.project_id),
             quoted(name),
         );
-        self.append_text(Kind::FileCreate, &req)
+        self.append_json(Kind::FileCreate, req.as_bytes())
     }
 
     /// Returns when everything appended so far is on the disk.
@@ -289,7 +282,7 @@ impl Client {
     /// # Errors
     /// As [`Ticket::wait`].
     pub fn sync(&self) -> Result<()> {
-        check_process(self.inner.pid)?;
+        self.inner.log.check_process()?;
         self.inner.log.sync()
     }
 
@@ -300,7 +293,7 @@ impl Client {
     /// [`Error::Stopped`] if the client's thread is gone, [`Error::Forked`]. That records are
     /// still pending at the deadline is no error: the [`Receipt`] says so.
     pub fn flush(&self, deadline: Duration) -> Result<Receipt> {
-        check_process(self.inner.pid)?;
+        self.inner.log.check_process()?;
         let begun = Instant::now();
         let (_, position) = self.inner.log.accepted();
         let receipt = self.ask(deadline, |deadline, reply| Message::Flush {
@@ -317,7 +310,7 @@ impl Client {
     /// Ends the client: no more records, everything synced, delivered as far as possible within
     /// `deadline` from now. The [`Receipt`] says what was delivered and what is still on the disk.
     pub fn finish(&self, deadline: Duration) -> Receipt {
-        if let Err(error) = check_process(self.inner.pid) {
+        if let Err(error) = self.inner.log.check_process() {
             return Receipt {
                 error: Some(error.to_string()),
                 ..Receipt::default()
@@ -386,20 +379,16 @@ impl Client {
     }
 
     fn append_wrapped(&self, kind: Kind, key: &str, value: &Value) -> Result<Ticket> {
-        let mut req = format!("{{\"{key}\":").into_bytes();
-        serde_json::to_writer(&mut req, value).map_err(|error| Error::Record(error.to_string()))?;
-        req.push(b'}');
-        let req = String::from_utf8(req).map_err(|error| Error::Record(error.to_string()))?;
-        self.append_text(kind, &req)
+        let before = format!("{{\"{key}\":");
+        self.append_json(kind, &serialized(&before, value, "}")?)
     }
 
-    fn append_text(&self, kind: Kind, req: &str) -> Result<Ticket> {
-        check_process(self.inner.pid)?;
+    fn append_json(&self, kind: Kind, req: &[u8]) -> Result<Ticket> {
+        self.inner.log.check_process()?;
         let line = Line::new(kind, req, self.inner.record_limit)?;
         self.inner.book(line.len() as u64)?;
         let appended = self.inner.log.append(&line);
         Ok(Ticket {
-            pid: self.inner.pid,
             position: appended.inspect_err(|_| self.inner.budget.unbook(line.len() as u64))?,
             log: Arc::clone(&self.inner.log),
         })
@@ -511,7 +500,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // In a forked child everything here is the parent's.
-        if self.pid != process::id() {
+        if self.log.check_process().is_err() {
             return;
         }
         // Nobody is left to be told; what could not be synced stays in the file as written.
@@ -520,18 +509,21 @@ impl Drop for Inner {
     }
 }
 
+/// A value as JSON with something around it.
+fn serialized(before: &str, value: &Value, after: &str) -> Result<Vec<u8>> {
+    // As much as most requests take.
+    let mut json = Vec::with_capacity(1 << 10);
+    json.extend_from_slice(before.as_bytes());
+    serde_json::to_writer(&mut json, value).map_err(|error| Error::Record(error.to_string()))?;
+    json.extend_from_slice(after.as_bytes());
+    Ok(json)
+}
+
 fn oldest_pending(board: &Board, pending: u64) -> Option<Duration> {
     let own = board.oldest.filter(|_| pending > 0).map(|at| at.elapsed());
     let begun = board.leftover_begun;
     let leftover = begun.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
     own.into_iter().chain(leftover).max()
-}
-
-fn check_process(pid: u32) -> Result<()> {
-    match pid == process::id() {
-        true => Ok(()),
-        false => Err(Error::Forked),
-    }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -135,7 +135,7 @@ fn record_line(letter: &[u8]) -> Option<Vec<u8>> {
     let record = DeadLetter::parse(letter).record?;
     let record = parse(record.as_bytes()).ok()?;
     // What could be read can be put back: Python's lines may be longer than ours.
-    let line = Line::new(record.kind, record.req, config::READ_LIMIT).ok()?;
+    let line = Line::new(record.kind, record.req.as_bytes(), config::READ_LIMIT).ok()?;
     let mut bytes = Vec::new();
     line.push_to(&mut bytes);
     Some(bytes)
@@ -171,7 +171,7 @@ impl PutBack<'_> {
             self.segments.push(Segment::create(self.directory, 0)?);
         }
         let written = match self.segments.last_mut() {
-            Some(segment) => segment.append(&self.lines),
+            Some(segment) => segment.append(&self.lines).map(drop),
             None => Ok(()),
         };
         self.lines.clear();
@@ -183,7 +183,7 @@ impl PutBack<'_> {
             self.write()?;
         }
         let mut segments = self.segments.iter();
-        segments.try_for_each(|segment| segment.sync_handle().sync())
+        segments.try_for_each(Segment::sync)
     }
 
     fn discard(self) {

@@ -24,7 +24,7 @@ pub use crate::faults as storage;
 
 /// The line of a record, as it is appended.
 pub fn line(kind: Kind, req: &str, limit: usize) -> Result<Vec<u8>> {
-    let line = Line::new(kind, req, limit)?;
+    let line = Line::new(kind, req.as_bytes(), limit)?;
     let mut out = Vec::new();
     line.push_to(&mut out);
     assert_eq!(out.len(), line.len());
@@ -61,7 +61,8 @@ impl Log {
     }
 
     pub fn append(&self, kind: Kind, req: &str) -> Result<u64> {
-        self.log.append(&Line::new(kind, req, usize::MAX)?)
+        self.log
+            .append(&Line::new(kind, req.as_bytes(), usize::MAX)?)
     }
 
     pub fn sync(&self) -> Result<()> {

@@ -1,17 +1,21 @@
 //! The log: what callers append to, what is written, what is synced.
 //!
-//! One mutex holds the open segment, a buffer of whole lines and three positions. It is never
-//! held across the network, nor across an fsync of healthy storage. There is one commit path;
-//! callers and the client's thread all turn the same crank:
+//! One mutex holds the open segment, the lines that are not synced and three positions. It is
+//! never held across the network, nor across an fsync of healthy storage. There is one commit
+//! path; callers and the client's thread all turn the same crank:
 //!
-//! - [`Log::append`] copies a line into the buffer and, unless it may stay *buffered*, writes the
-//!   buffer out before it lets go of the mutex.
+//! - [`Log::append`] copies a line into the buffer and, unless it may stay *buffered*, writes it
+//!   before it lets go of the mutex. What many have buffered is written without the mutex.
 //! - [`Log::sync_to`] makes one of those who wait the leader; it syncs for all, the others follow.
+//!
+//! A sync begins long before the lines in memory reach their bound, so that on a disk that keeps up
+//! nobody ever waits for room.
 //!
 //! Positions count the bytes of all lines ever accepted, across files: a ticket stays valid when
 //! its record is moved to a new file after a failed sync.
 
 mod commit;
+mod lines;
 mod recover;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +28,16 @@ use crate::error::{Error, Result};
 use crate::name::FileName;
 use crate::record::Line;
 use crate::segment::{Segment, SyncedEnd};
+use crate::sys::Process;
 
-/// How large the buffer may grow before the one who fills it writes it out.
-const WRITE_PIECE: usize = 1 << 20;
+use self::lines::Lines;
+
+/// How much may be buffered before the one who appends writes it out.
+const WRITE_PIECE: u64 = 1 << 20;
+
+/// So many bytes are synced without waiting for the timer, unless the queue is small: then a
+/// quarter of it.
+const SYNC_PIECE: u64 = 2 << 20;
 
 /// How long a buffered line stays in memory while there is traffic.
 const NAP: Duration = Duration::from_millis(1);
@@ -58,7 +69,11 @@ pub(crate) struct Log {
     accepted: AtomicU64,
     /// The position before which everything has left the log.
     delivered: AtomicU64,
+    /// The position before which everything is on the disk, for those who only want to know.
+    synced: AtomicU64,
     limits: Limits,
+    /// The process that opened it; a forked child must not touch the log.
+    process: Process,
     /// Where the files are; `None`: in memory only.
     directory: Option<Directory>,
     /// Wakes the client's thread from an unlimited sleep.
@@ -87,14 +102,12 @@ struct State {
     sealed: Vec<OwnFile>,
     /// Files whose sync failed and whose lines are not safe anywhere else yet.
     failed: Vec<Segment>,
-    /// The lines behind those that the running sync covers; `[..written]` are in the file.
-    recent: Vec<u8>,
-    /// Where `recent` begins in the log.
-    recent_start: u64,
-    written: usize,
-    /// The lines that the running sync covers. Kept in memory, because after a failed sync the
-    /// page cache cannot be trusted.
-    in_flight: Vec<u8>,
+    /// Everything that is not synced.
+    lines: Lines,
+    /// The position before which everything is in the file.
+    written: u64,
+    /// Somebody writes to the current file without holding the mutex.
+    write_running: bool,
     sync_running: bool,
     /// The system lets the current file grow no more.
     is_full: bool,
@@ -109,6 +122,8 @@ struct State {
     closed: bool,
     /// The thread sleeps without a timer for this log.
     thread_sleeps: bool,
+    /// The thread has been told that there is much to sync.
+    thread_told: bool,
     /// Up to where the thread knows that lines are synced.
     shown: u64,
     /// The thread is gone: no timer will ever write or sync anything.
@@ -143,7 +158,9 @@ impl Log {
             accepted_records: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
             limits,
+            process: Process::this(),
             directory,
             wake,
         })
@@ -152,34 +169,28 @@ impl Log {
     /// Accepts one line; with `Written` it is in the file when this returns, with `Synced` it is
     /// on the disk. Returns the position behind it.
     pub fn append(&self, line: &Line<'_>) -> Result<u64> {
-        let mut state = self.with_room(line.len())?;
-        line.push_to(&mut state.recent);
-        let must_write = self.limits.durability != Durability::Buffered
-            || state.recent.len() - state.written >= WRITE_PIECE
-            || state.unattended;
-        if must_write {
-            let mut written = self.write_out(&mut state);
-            while let (Err(error), true) = (&written, state.is_full) {
-                // This file is as large as the system lets it be: the line goes to the next one.
-                state.take_back(line.len());
-                let full = state.current_name();
-                state = self.rotate(state)?;
-                if state.closed {
-                    return Err(Error::Closed);
-                }
-                if state.current_name() == full {
-                    // There is no next one to be had.
-                    return Err(error.clone());
-                }
-                line.push_to(&mut state.recent);
-                written = self.write_out(&mut state);
+        let mut state = loop {
+            let mut state = self.with_room(line.len())?;
+            state.lines.push(line);
+            if !self.must_write(&state) {
+                break state;
             }
-            if let Err(error) = written {
-                // Only this line is refused; what was accepted before stays in the buffer.
-                state.take_back(line.len());
+            let Err(error) = self.write_open(&mut state) else {
+                break state;
+            };
+            // Only this line is refused; what was accepted before stays in the buffer.
+            state.take_back(line.len());
+            if !state.is_full {
                 return Err(error);
             }
-        }
+            // This file is as large as the system lets it be: the line goes to the next one.
+            let full = state.current_name();
+            state = self.rotate(state)?;
+            if state.current_name() == full {
+                // There is no next one to be had.
+                return Err(error);
+            }
+        };
         state.accepted += line.len() as u64;
         state.accepted_records += 1;
         let end = state.accepted;
@@ -193,7 +204,12 @@ impl Log {
             && state
                 .oldest
                 .is_some_and(|oldest| oldest.elapsed() >= self.limits.sync_interval);
-        let wake = std::mem::take(&mut state.thread_sleeps);
+        let wake = std::mem::take(&mut state.thread_sleeps)
+            || (self.is_much_to_sync(&state) && !std::mem::replace(&mut state.thread_told, true));
+        if end - state.written >= WRITE_PIECE && !state.write_running {
+            // The record is accepted; if this fails, whoever syncs next or finds no room is told.
+            state = self.write_out(state).0;
+        }
         drop(state);
         if wake {
             (self.wake)();
@@ -207,6 +223,28 @@ impl Log {
         Ok(end)
     }
 
+    /// Is an append to be in the file when it returns?
+    fn must_write(&self, state: &State) -> bool {
+        self.limits.durability != Durability::Buffered || state.unattended
+    }
+
+    /// So much that its sync is not left to the timer.
+    fn is_much_to_sync(&self, state: &State) -> bool {
+        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 4);
+        self.directory.is_some() && !state.sync_running && state.written - state.synced >= much
+    }
+
+    /// Is this the process that opened it?
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn check_process(&self) -> Result<()> {
+        match self.process.is_this() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        }
+    }
+
     /// The thread is gone: from now on whoever appends writes, and syncs when it is time.
     pub fn leave_unattended(&self) {
         self.lock().unattended = true;
@@ -214,6 +252,9 @@ impl Log {
 
     /// Returns when everything up to `position` is synced, doing it here if nobody else is.
     pub fn sync_to(&self, position: u64) -> Result<()> {
+        if self.synced.load(Ordering::Acquire) >= position {
+            return Ok(());
+        }
         let mut state = self.lock();
         while state.synced < position {
             if !state.sync_running {
@@ -235,8 +276,10 @@ impl Log {
 
     /// Writes what is only buffered, unless a write is on already. Whoever syncs meets the error.
     pub fn write_if_free(&self) {
-        if let Ok(mut state) = self.state.try_lock() {
-            let _ = self.write_out(&mut state);
+        if let Ok(state) = self.state.try_lock() {
+            if !state.write_running {
+                let _ = self.write_out(state);
+            }
         }
     }
 
@@ -250,6 +293,7 @@ impl Log {
     /// back; `None` promises that the next append, or the end of a running sync, wakes the thread.
     pub fn keep_time(&self) -> Option<Instant> {
         let mut state = self.lock();
+        state.thread_told = false;
         if state.synced > state.shown {
             // A caller may have synced it since the thread last looked for what it can send.
             state.shown = state.synced;
@@ -257,16 +301,17 @@ impl Log {
         }
         let Some(oldest) = state.oldest else {
             state.thread_sleeps = true;
+            state.lines.shrink();
             return None;
         };
         let now = Instant::now();
         let due = oldest + self.limits.sync_interval;
         // An error stays with the lines: whoever appends or syncs next meets it and reports it.
-        if now >= due && !state.sync_running {
+        if (now >= due || self.is_much_to_sync(&state)) && !state.sync_running {
             let synced = self.lead_sync(state).is_ok();
             return Some(if synced { now } else { now + AFTER_FAILURE });
         }
-        if self.write_out(&mut state).is_err() {
+        if !state.write_running && self.write_out(state).1.is_err() {
             return Some(now + AFTER_FAILURE);
         }
         Some(match self.limits.durability {
@@ -280,10 +325,7 @@ impl Log {
     pub fn close(&self) -> Result<()> {
         self.lock().closed = true;
         let mut synced = self.sync();
-        let mut state = self.lock();
-        while state.sync_running {
-            state = self.wait(state);
-        }
+        let mut state = self.when_quiet(self.lock());
         if state.current.as_ref().is_some_and(Segment::is_gone) {
             synced = self.recover(&mut state, recover::removed());
         }
@@ -369,17 +411,19 @@ impl Log {
     /// Memory storage: copies lines from `position` on; returns how many bytes.
     pub fn read_memory(&self, buffer: &mut [u8], position: u64) -> usize {
         let state = self.lock();
-        let start = position.saturating_sub(state.recent_start) as usize;
-        let bytes = state.recent.get(start..).unwrap_or_default();
-        let n = bytes.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&bytes[..n]);
-        n
+        let mut filled = 0;
+        for piece in state.lines.pieces(position) {
+            let n = piece.len().min(buffer.len() - filled);
+            buffer[filled..filled + n].copy_from_slice(&piece[..n]);
+            filled += n;
+        }
+        filled
     }
 
     /// Memory storage: forgets the lines before `position`, which are delivered or refused.
     pub fn release_memory(&self, position: u64, records: u64) {
         let mut state = self.lock();
-        state.drop_before(position);
+        state.lines.drop_before(position);
         state.released_records += records;
         drop(state);
         self.changed.notify_all();
@@ -396,7 +440,14 @@ impl Log {
             if let Some(error) = state.failure.clone() {
                 self.recover(&mut state, error)?;
             }
-            let bytes = state.recent.len() + state.in_flight.len();
+            if self.must_write(&state) && state.written < state.accepted {
+                // What was left to the thread goes before it, or the lines would change places.
+                let (after, written) = self.write_out(state);
+                written?;
+                state = after;
+                continue;
+            }
+            let bytes = state.lines.len();
             let records = match self.directory {
                 Some(_) => state.accepted_records - state.synced_records,
                 None => state.accepted_records - state.released_records,
@@ -418,7 +469,7 @@ impl Log {
             };
             if self.directory.is_none() && state.synced < state.accepted {
                 // Let the thread have what is here before its timer.
-                state.mark_synced();
+                self.mark_synced(&mut state);
                 drop(state);
                 (self.wake)();
                 state = self.lock();
@@ -439,6 +490,22 @@ impl Log {
         }
     }
 
+    /// Everything accepted is synced.
+    fn mark_synced(&self, state: &mut State) {
+        state.synced = state.accepted;
+        state.synced_records = state.accepted_records;
+        state.oldest = None;
+        self.synced.store(state.synced, Ordering::Release);
+    }
+
+    /// Waits until nobody writes or syncs.
+    fn when_quiet<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.sync_running || state.write_running {
+            state = self.wait(state);
+        }
+        state
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -457,17 +524,16 @@ impl State {
 
     fn position(&self) -> Position {
         Position {
-            written: (self.recent_start + self.written as u64).min(self.accepted),
+            written: self.written.min(self.accepted),
             synced: self.synced,
-            queued: (self.recent.len() + self.in_flight.len()) as u64,
+            queued: self.lines.len() as u64,
         }
     }
 
     /// Takes the last line out of the buffer, which was not accepted.
     fn take_back(&mut self, len: usize) {
-        let before = self.recent.len().saturating_sub(len);
-        self.recent.truncate(before);
-        self.written = self.written.min(before);
+        self.lines.take_back(len);
+        self.written = self.written.min(self.lines.end());
     }
 
     /// Hands a file that takes no more lines to the thread; `synced` is the log's position.
@@ -488,20 +554,6 @@ impl State {
                 self.seal(&segment, synced);
             }
         }
-    }
-
-    /// Lines before `position` need not be kept in memory any more.
-    fn drop_before(&mut self, position: u64) {
-        let n = position.saturating_sub(self.recent_start) as usize;
-        self.recent.drain(..n);
-        self.written = self.written.saturating_sub(n);
-        self.recent_start += n as u64;
-    }
-
-    fn mark_synced(&mut self) {
-        self.synced = self.accepted;
-        self.synced_records = self.accepted_records;
-        self.oldest = None;
     }
 }
 

@@ -116,19 +116,19 @@ const TAIL_LEN: usize = TAIL_START.len() + CRC_DIGITS + TAIL_END.len();
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
     kind: Kind,
-    req: Cow<'a, str>,
+    req: Cow<'a, [u8]>,
     crc: u32,
 }
 
 impl<'a> Line<'a> {
     /// The line of a request that is known to be valid JSON. It must be an object, and the whole
     /// line, newline included, at most `limit` bytes.
-    pub(crate) fn new(kind: Kind, req: &'a str, limit: usize) -> Result<Line<'a>, Error> {
+    pub(crate) fn new(kind: Kind, req: &'a [u8], limit: usize) -> Result<Line<'a>, Error> {
         let req = req.trim_ascii();
-        if !req.starts_with('{') {
+        if !req.starts_with(b"{") {
             return Err(Error::Record(format!(
                 "a {kind} must be a JSON object, and this begins with {:?}",
-                shortened(req)
+                shortened(&String::from_utf8_lossy(req))
             )));
         }
         let len = line_len(kind, req);
@@ -139,7 +139,7 @@ impl<'a> Line<'a> {
             )));
         }
         let req = without_line_breaks(req);
-        let crc = crc::update(PREFIX_CRC[kind as usize], req.as_bytes());
+        let crc = crc::update(PREFIX_CRC[kind as usize], &req);
         Ok(Line { kind, req, crc })
     }
 
@@ -152,7 +152,7 @@ impl<'a> Line<'a> {
     pub(crate) fn push_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.len());
         out.extend_from_slice(prefix(self.kind).as_bytes());
-        out.extend_from_slice(self.req.as_bytes());
+        out.extend_from_slice(&self.req);
         out.extend_from_slice(TAIL_START.as_bytes());
         out.extend_from_slice(&hex(self.crc));
         out.extend_from_slice(TAIL_END.as_bytes());
@@ -160,17 +160,19 @@ impl<'a> Line<'a> {
     }
 }
 
-fn line_len(kind: Kind, req: &str) -> usize {
+fn line_len(kind: Kind, req: &[u8]) -> usize {
     prefix(kind).len() + req.len() + TAIL_LEN + 1
 }
 
 /// Pretty-printed JSON on one line: a raw line break can only stand between two tokens.
-fn without_line_breaks(json: &str) -> Cow<'_, str> {
-    if json.contains('\n') || json.contains('\r') {
-        Cow::Owned(json.replace(['\n', '\r'], " "))
-    } else {
-        Cow::Borrowed(json)
+fn without_line_breaks(json: &[u8]) -> Cow<'_, [u8]> {
+    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    // Without an early exit the compiler can look at many bytes at once.
+    if !json.iter().fold(false, |any, byte| any | is_break(byte)) {
+        return Cow::Borrowed(json);
     }
+    let space = |byte: &u8| if is_break(byte) { b' ' } else { *byte };
+    Cow::Owned(json.iter().map(space).collect())
 }
 
 fn hex(crc: u32) -> [u8; CRC_DIGITS] {

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,9 +21,7 @@ const ATTEMPTS: usize = 8;
 
 /// The file that is being written, with the writer lock that says so.
 pub(crate) struct Segment {
-    directory: Directory,
-    name: FileName,
-    file: Arc<File>,
+    file: Arc<SegmentFile>,
     /// Held, never read: its `flock` is the writer lock.
     _lock: File,
     /// Where this file begins, counted in bytes of all that the client ever accepted.
@@ -32,6 +30,13 @@ pub(crate) struct Segment {
     len: u64,
     /// The file's name is known to survive a power loss.
     pub name_synced: bool,
+}
+
+/// The file of a segment, for those who write or sync it without holding anything else meanwhile.
+pub(crate) struct SegmentFile {
+    directory: Directory,
+    name: FileName,
+    file: File,
     size_is_limited: bool,
 }
 
@@ -52,6 +57,7 @@ impl SyncedEnd {
 }
 
 /// Why an append failed, and in which state that leaves the file.
+#[derive(Debug)]
 pub(crate) struct AppendError {
     pub error: Error,
     /// The file still ends in a whole line. If not, it can take no more.
@@ -59,6 +65,9 @@ pub(crate) struct AppendError {
     /// Bytes of whole lines that came in all the same.
     pub written: usize,
 }
+
+/// What an append came to, and how many bytes of whole lines it has brought.
+pub(crate) type Appended = std::result::Result<usize, AppendError>;
 
 impl Segment {
     /// Creates the next file. Its `.lock` is there and held before the `.jsonl` can be seen.
@@ -119,19 +128,21 @@ impl Segment {
             return Ok(None);
         }
         Ok(Some(Segment {
-            directory: directory.clone(),
-            name: name.clone(),
-            file: Arc::new(file),
+            file: Arc::new(SegmentFile {
+                directory: directory.clone(),
+                name: name.clone(),
+                file,
+                size_is_limited: sys::file_size_is_limited(),
+            }),
             _lock: lock,
             base,
             len: 0,
             name_synced: false,
-            size_is_limited: sys::file_size_is_limited(),
         }))
     }
 
     pub fn name(&self) -> &FileName {
-        &self.name
+        &self.file.name
     }
 
     /// Bytes of whole lines in the file.
@@ -139,56 +150,35 @@ impl Segment {
         self.len
     }
 
-    /// Writes whole lines to the end of the file.
-    ///
-    /// If that fails half-way, the whole lines that came in stay: a sender may have seen them, and
-    /// what it has seen must not change any more.
-    pub fn append(&mut self, lines: &[u8]) -> std::result::Result<(), AppendError> {
-        let write = || {
-            #[cfg(any(test, fuzzing))]
-            faults::write(&self.file, lines)?;
-            (&*self.file).write_all(lines)
-        };
-        let written = match self.size_is_limited {
-            true => sys::without_sigxfsz(write),
-            false => write(),
-        };
-        match written {
-            Ok(()) => {
-                self.len += lines.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                let size = self.file.metadata().map_or(self.len, |file| file.len());
-                let there = (size.saturating_sub(self.len) as usize).min(lines.len());
-                let newline = lines[..there].iter().rposition(|&byte| byte == b'\n');
-                let written = newline.map_or(0, |at| at + 1);
-                self.len += written as u64;
-                Err(AppendError {
-                    error: Error::from_io("write to", &self.path(), error),
-                    intact: self.set_len(self.len).is_ok(),
-                    written,
-                })
-            }
-        }
+    /// What it takes to write to this file, or to sync it, without borrowing the segment.
+    pub fn file(&self) -> &Arc<SegmentFile> {
+        &self.file
     }
 
-    /// On a full disk: gives the space of what is delivered back, by whomever. `false`: nothing is.
-    pub fn give_back(&self) -> bool {
-        let checkpoint = self.directory.file(&self.name, Extension::Checkpoint);
-        let delivered = checkpoint::read(&checkpoint).min(self.len);
-        give_back(&self.file, delivered).is_ok()
+    /// Writes whole lines to the end of the file.
+    pub fn append(&mut self, lines: &[u8]) -> Appended {
+        let appended = self.file.append(self.len, lines);
+        self.note(&appended);
+        appended
+    }
+
+    /// Counts what [`SegmentFile::append`] has brought.
+    pub fn note(&mut self, appended: &Appended) {
+        self.len += match appended {
+            Ok(written) => *written,
+            Err(failed) => failed.written,
+        } as u64;
     }
 
     /// Has somebody removed the file, so that nobody else will ever find it?
     pub fn is_gone(&self) -> bool {
-        is_gone(&self.file, &self.path())
+        self.file.is_gone()
     }
 
     /// Leaves a file behind that is gone, or has a name elsewhere that is somebody else's affair.
     pub fn abandon(self) {
         // Best effort: a `.lock` without a log means nothing.
-        let _ = std::fs::remove_file(self.directory.file(&self.name, Extension::Lock));
+        let _ = std::fs::remove_file(self.file.path(Extension::Lock));
     }
 
     /// Copies what stands in another file between two offsets to the end of this one.
@@ -196,8 +186,8 @@ impl Segment {
         let mut chunk = vec![0; 1 << 20];
         while from < to {
             let part = &mut chunk[..(to - from).min(1 << 20) as usize];
-            let read = other.file.read_exact_at(part, from);
-            read.doing("read", &other.path())?;
+            let read = other.file.file.read_exact_at(part, from);
+            read.doing("read", &other.file.path(Extension::Jsonl))?;
             self.append(part).map_err(|failed| failed.error)?;
             from += part.len() as u64;
         }
@@ -206,12 +196,83 @@ impl Segment {
 
     /// Cuts the file back to `len` bytes, after what stood behind was written elsewhere.
     pub fn cut(&mut self, len: u64) -> Result<()> {
-        let cut = || match self.file.metadata()?.len() > len {
-            true => self.set_len(len),
+        let cut = || match self.file.file.metadata()?.len() > len {
+            true => self.file.set_len(len),
             false => Ok(()),
         };
-        cut().doing("truncate", &self.path())?;
+        cut().doing("truncate", &self.file.path(Extension::Jsonl))?;
         self.len = len;
+        Ok(())
+    }
+
+    /// Syncs the file's content, and its name if need be.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync(self.name_synced)
+    }
+
+    /// Takes the file back, when nothing that is in it is needed.
+    pub fn discard(self) {
+        // Best effort: an empty or half-written file is dealt with by whoever finds it.
+        let _ = self.file.file.set_len(0);
+        let _ = std::fs::remove_file(self.file.path(Extension::Jsonl));
+        let _ = std::fs::remove_file(self.file.path(Extension::Lock));
+    }
+}
+
+impl SegmentFile {
+    /// Writes whole lines to the end of the file, which holds `len` bytes of them.
+    ///
+    /// If that fails half-way, the whole lines that came in stay: a sender may have seen them, and
+    /// what it has seen must not change any more.
+    pub fn append(&self, len: u64, lines: &[u8]) -> Appended {
+        let write = || {
+            #[cfg(any(test, fuzzing))]
+            faults::write(&self.file, lines)?;
+            (&self.file).write_all(lines)
+        };
+        let written = match self.size_is_limited {
+            true => sys::without_sigxfsz(write),
+            false => write(),
+        };
+        let Err(error) = written else {
+            return Ok(lines.len());
+        };
+        let size = self.file.metadata().map_or(len, |file| file.len());
+        let there = (size.saturating_sub(len) as usize).min(lines.len());
+        let newline = lines[..there].iter().rposition(|&byte| byte == b'\n');
+        let written = newline.map_or(0, |at| at + 1);
+        Err(AppendError {
+            error: Error::from_io("write to", &self.path(Extension::Jsonl), error),
+            intact: self.set_len(len + written as u64).is_ok(),
+            written,
+        })
+    }
+
+    /// On a full disk: gives the space of what is delivered back, by whomever; the file holds
+    /// `len` bytes. `false`: nothing is.
+    pub fn give_back(&self, len: u64) -> bool {
+        let delivered = checkpoint::read(&self.path(Extension::Checkpoint)).min(len);
+        give_back(&self.file, delivered).is_ok()
+    }
+
+    /// Syncs the content, and the name unless that is known to be safe.
+    pub fn sync(&self, name_synced: bool) -> Result<()> {
+        let path = || self.path(Extension::Jsonl);
+        #[cfg(any(test, fuzzing))]
+        faults::sync(&self.file, &path()).doing("sync", &path())?;
+        if let Err(error) = self.file.sync_data() {
+            return Err(Error::from_io("sync", &path(), error));
+        }
+        if !name_synced {
+            self.directory.sync()?;
+        }
+        if self.is_gone() {
+            let gone = io::Error::new(
+                io::ErrorKind::NotFound,
+                "somebody has removed the file while it was written to",
+            );
+            return Err(Error::from_io("sync", &path(), gone));
+        }
         Ok(())
     }
 
@@ -221,56 +282,14 @@ impl Segment {
         self.file.set_len(len)
     }
 
-    /// What it takes to sync this file without holding anything else meanwhile.
-    pub fn sync_handle(&self) -> SyncHandle {
-        SyncHandle {
-            file: Arc::clone(&self.file),
-            directory: self.directory.clone(),
-            name: self.name.clone(),
-            name_synced: self.name_synced,
-        }
+    fn is_gone(&self) -> bool {
+        let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
+            || std::fs::symlink_metadata(self.path(Extension::Jsonl)).is_err_and(is_missing)
     }
 
-    /// Takes the file back, when nothing that is in it is needed.
-    pub fn discard(self) {
-        // Best effort: an empty or half-written file is dealt with by whoever finds it.
-        let _ = self.file.set_len(0);
-        let _ = std::fs::remove_file(self.path());
-        let _ = std::fs::remove_file(self.directory.file(&self.name, Extension::Lock));
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.directory.file(&self.name, Extension::Jsonl)
-    }
-}
-
-/// Syncs a segment's content, and its name if need be.
-pub(crate) struct SyncHandle {
-    file: Arc<File>,
-    directory: Directory,
-    name: FileName,
-    name_synced: bool,
-}
-
-impl SyncHandle {
-    pub fn sync(&self) -> Result<()> {
-        let path = || self.directory.file(&self.name, Extension::Jsonl);
-        #[cfg(any(test, fuzzing))]
-        faults::sync(&self.file, &path()).doing("sync", &path())?;
-        if let Err(error) = self.file.sync_data() {
-            return Err(Error::from_io("sync", &path(), error));
-        }
-        if !self.name_synced {
-            self.directory.sync()?;
-        }
-        if is_gone(&self.file, &path()) {
-            let gone = io::Error::new(
-                io::ErrorKind::NotFound,
-                "somebody has removed the file while it was written to",
-            );
-            return Err(Error::from_io("sync", &path(), gone));
-        }
-        Ok(())
+    fn path(&self, extension: Extension) -> PathBuf {
+        self.directory.file(&self.name, extension)
     }
 }
 
@@ -286,12 +305,6 @@ pub(crate) fn give_back(file: &File, end: u64) -> io::Result<()> {
         true => sys::punch_hole(file, end - 1),
         false => Err(io::ErrorKind::InvalidInput.into()),
     }
-}
-
-fn is_gone(file: &File, path: &Path) -> bool {
-    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
-    file.metadata().is_ok_and(|file| file.nlink() == 0)
-        || std::fs::symlink_metadata(path).is_err_and(is_missing)
 }
 
 fn fresh_name(directory: &Directory) -> Result<FileName> {
@@ -333,7 +346,7 @@ mod tests {
             assert_eq!(failed.written, whole_lines * 8);
             assert_eq!(segment.len(), 3 + failed.written as u64);
             assert!(segment.append(&LINES[failed.written..]).is_ok());
-            let content = std::fs::read(segment.path()).unwrap();
+            let content = std::fs::read(segment.file.path(Extension::Jsonl)).unwrap();
             assert_eq!(content, [b"{}\n", LINES].concat());
             assert_eq!(segment.len(), content.len() as u64);
         }
@@ -348,7 +361,10 @@ mod tests {
         assert!(!failed.intact);
         assert_eq!((failed.written, segment.len()), (8, 8));
         assert!(segment.cut(8).is_ok());
-        assert_eq!(std::fs::read(segment.path()).unwrap(), LINES[..8]);
+        assert_eq!(
+            std::fs::read(segment.file.path(Extension::Jsonl)).unwrap(),
+            LINES[..8]
+        );
     }
 
     #[test]
@@ -356,9 +372,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut segment = Segment::create(&Directory::at(dir.path()), 0).unwrap();
         assert!(segment.append(LINES).is_ok());
-        assert!(!segment.is_gone() && segment.sync_handle().sync().is_ok());
-        std::fs::rename(segment.path(), dir.path().join("elsewhere")).unwrap();
-        assert!(segment.is_gone() && segment.sync_handle().sync().is_err());
+        assert!(!segment.is_gone() && segment.sync().is_ok());
+        std::fs::rename(
+            segment.file.path(Extension::Jsonl),
+            dir.path().join("elsewhere"),
+        )
+        .unwrap();
+        assert!(segment.is_gone() && segment.sync().is_err());
     }
 
     #[test]
@@ -370,12 +390,12 @@ mod tests {
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let content = line.repeat(2500);
         assert!(from.append(&content).is_ok());
-        std::fs::remove_file(from.path()).unwrap();
+        std::fs::remove_file(from.file.path(Extension::Jsonl)).unwrap();
         let mut to = Segment::create(&directory, 0).unwrap();
         assert!(to.append(b"{}\n").is_ok());
         to.append_from(&from, 1024, content.len() as u64 - 2048)
             .unwrap();
-        let copied = std::fs::read(to.path()).unwrap();
+        let copied = std::fs::read(to.file.path(Extension::Jsonl)).unwrap();
         assert_eq!(copied, [b"{}\n", &content[..content.len() - 3072]].concat());
     }
 
@@ -394,8 +414,11 @@ mod tests {
             (u64::MAX, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\n"),
         ] {
             checkpoint::write(&checkpoint, delivered).unwrap();
-            segment.give_back();
-            assert_eq!(std::fs::read(segment.path()).unwrap(), expected);
+            segment.file.give_back(segment.len());
+            assert_eq!(
+                std::fs::read(segment.file.path(Extension::Jsonl)).unwrap(),
+                expected
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Takes the exclusive `flock` of an open file without waiting.
@@ -91,6 +92,78 @@ fn lease(file: &File) -> io::Result<bool> {
 #[cfg(not(target_os = "linux"))]
 fn lease(_: &File) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Remembers the process that made it, so that a forked child can be told from its parent.
+///
+/// Asking for the process ID is a system call, too dear for each append. Linux can be asked to
+/// empty a page in every child instead (`madvise(2)`, `MADV_WIPEONFORK`).
+pub(crate) struct Process {
+    id: u32,
+    page: Option<NonNull<AtomicBool>>,
+}
+
+// SAFETY: the page is only read after it was made, and through an atomic.
+unsafe impl Send for Process {}
+// SAFETY: as above.
+unsafe impl Sync for Process {}
+
+const PAGE: usize = 4096;
+
+impl Process {
+    pub fn this() -> Process {
+        Process {
+            id: std::process::id(),
+            page: wiped_on_fork(),
+        }
+    }
+
+    /// Is this still the process in which it was made?
+    pub fn is_this(&self) -> bool {
+        match self.page {
+            // SAFETY: the page is mapped until `self` is dropped, and zero or one in its first byte.
+            Some(page) => unsafe { page.as_ref() }.load(Ordering::Relaxed),
+            None => self.id == std::process::id(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(page) = self.page {
+            // SAFETY: it was mapped with this length, and nobody refers to it any more.
+            unsafe { libc::munmap(page.as_ptr().cast(), PAGE) };
+        }
+    }
+}
+
+/// A page that says yes, and in a forked child no; `None` where that is not to be had.
+#[cfg(target_os = "linux")]
+fn wiped_on_fork() -> Option<NonNull<AtomicBool>> {
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping at a place of the system's choice touches no other memory.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, kind, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: the page was mapped just now, with this length or more.
+    let wiped = unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) } == 0;
+    let Some(page) = NonNull::new(page.cast::<AtomicBool>()).filter(|_| wiped) else {
+        // SAFETY: as above, and nobody else knows of it.
+        unsafe { libc::munmap(page, PAGE) };
+        return None;
+    };
+    // SAFETY: the page is zeroed, so that this is a valid place.
+    unsafe { page.as_ref() }.store(true, Ordering::Relaxed);
+    Some(page)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wiped_on_fork() -> Option<NonNull<AtomicBool>> {
+    None
 }
 
 /// Random bytes from the kernel, so that forked processes do not repeat each other's.

@@ -1,43 +1,73 @@
 //! The one commit path: the buffer to the file, the file to the disk, and on to the next file.
 
-use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::thread;
 
 use super::{Log, State};
 use crate::error::{Error, Result};
-use crate::segment::Segment;
+use crate::segment::{Appended, Segment, SegmentFile};
 
 impl Log {
-    /// Writes the buffer to the file: all of it, or nothing that anyone may see.
-    pub(super) fn write_out(&self, state: &mut State) -> Result<()> {
-        if self.directory.is_none() {
-            state.written = state.recent.len();
-        }
-        if state.written == state.recent.len() {
-            return Ok(());
-        }
-        let State {
-            current: Some(segment),
-            recent,
-            written,
-            ..
-        } = state
-        else {
-            return Err(state.failure.clone().unwrap_or(Error::Closed));
-        };
-        let mut result = segment.append(&recent[*written..]);
-        if let Err(failed) = &result {
-            if failed.intact && failed.error.is_no_space() && segment.give_back() {
-                *written += failed.written;
-                result = segment.append(&recent[*written..]);
+    /// Writes everything that is only buffered; what fails stays in the buffer. Full blocks are
+    /// written without holding the mutex.
+    pub(super) fn write_out<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> (MutexGuard<'a, State>, Result<()>) {
+        loop {
+            while state.write_running {
+                state = self.wait(state);
+            }
+            let (full, skip) = state.lines.full_from(state.written);
+            let Some(segment) = state.current.as_ref().filter(|_| !full.is_empty()) else {
+                let written = self.write_open(&mut state);
+                return (state, written);
+            };
+            let (file, len) = (Arc::clone(segment.file()), segment.len());
+            state.write_running = true;
+            drop(state);
+            let appended = append_all(&file, len, &full, skip);
+            drop(full);
+            state = self.lock();
+            state.write_running = false;
+            let written = self.note_written(&mut state, appended);
+            self.changed.notify_all();
+            if written.is_err() {
+                return (state, written);
             }
         }
-        match result {
-            Ok(()) => {
-                *written = recent.len();
+    }
+
+    /// Writes what the open block has and the file has not: all of it, or nothing that anyone may
+    /// see. Whoever calls this has seen that nobody else writes, and that full blocks are written.
+    pub(super) fn write_open(&self, state: &mut State) -> Result<()> {
+        if self.directory.is_none() {
+            state.written = state.lines.end();
+        }
+        if state.written == state.lines.end() {
+            return Ok(());
+        }
+        let Some(segment) = &state.current else {
+            return Err(state.failure.clone().unwrap_or(Error::Closed));
+        };
+        let lines = state.lines.open_from(state.written);
+        let appended = append(segment.file(), segment.len(), lines);
+        self.note_written(state, appended)
+    }
+
+    fn note_written(&self, state: &mut State, appended: Appended) -> Result<()> {
+        let Some(segment) = &mut state.current else {
+            return Err(state.failure.clone().unwrap_or(Error::Closed));
+        };
+        segment.note(&appended);
+        match appended {
+            Ok(written) => {
+                state.written += written as u64;
                 Ok(())
             }
             Err(failed) if failed.intact => {
-                *written += failed.written;
+                state.written += failed.written as u64;
                 state.is_full = is_file_too_big(&failed.error) && segment.len() > 0;
                 Err(failed.error)
             }
@@ -55,21 +85,25 @@ impl Log {
             self.recover(&mut state, error)?;
         }
         if self.directory.is_none() {
-            state.mark_synced();
+            self.mark_synced(&mut state);
             self.tell_thread(&mut state);
             return Ok(state);
         }
         state.sync_running = true;
-        let (mut state, mut next) = self.next_segment(state);
-        let mut written = self.write_out(&mut state);
+        drop(state);
+        // Those whom the sync before has woken may want to be part of this one.
+        thread::yield_now();
+        let (state, mut next) = self.next_segment(self.lock());
+        let (mut state, mut written) = self.write_out(state);
         if written.is_err() && state.is_full && next.is_none() {
             (state, next) = self.next_segment(state);
-            written = self.write_out(&mut state);
+            (state, written) = self.write_out(state);
         }
         // What cannot be written stays in the buffer; what is in the file is synced all the same.
         let unwritten = written.err().filter(|_| next.is_none());
-        let (target, target_records) = state.take_off();
-        let handle = state.current.as_ref().map(Segment::sync_handle);
+        let (target, target_records) = state.begin_sync();
+        let file = state.current.as_ref();
+        let file = file.map(|current| (Arc::clone(current.file()), current.name_synced));
         if let Some(mut next) = next {
             next.base = target;
             state.sealing = state.current.replace(next);
@@ -77,16 +111,15 @@ impl Log {
         }
         drop(state);
 
-        let result = handle.map_or(Ok(()), |handle| handle.sync());
+        let result = file.map_or(Ok(()), |(file, name_synced)| file.sync(name_synced));
 
         let mut state = self.lock();
-        state.sync_running = false;
         let result = match result {
             Ok(()) => {
                 state.synced = state.synced.max(target);
                 state.synced_records = state.synced_records.max(target_records);
-                state.in_flight.clear();
-                state.drop_before(target);
+                self.synced.store(state.synced, Ordering::Release);
+                state.lines.drop_before(target);
                 if let Some(mut sealed) = state.sealing.take() {
                     sealed.name_synced = true;
                     state.seal(&sealed, target);
@@ -96,8 +129,14 @@ impl Log {
                 state.seal_the_last();
                 unwritten.map_or(Ok(()), Err)
             }
-            Err(error) => self.recover(&mut state, error),
+            Err(error) => {
+                while state.write_running {
+                    state = self.wait(state);
+                }
+                self.recover(&mut state, error)
+            }
         };
+        state.sync_running = false;
         self.tell_thread(&mut state);
         self.changed.notify_all();
         result.map(|()| state)
@@ -135,21 +174,48 @@ impl Log {
 }
 
 impl State {
-    /// Moves what is written over to the sync that begins; returns what that will have synced.
-    fn take_off(&mut self) -> (u64, u64) {
-        let State {
-            recent, in_flight, ..
-        } = self;
-        std::mem::swap(recent, in_flight);
-        recent.extend_from_slice(&in_flight[self.written..]);
-        in_flight.truncate(self.written);
-        self.recent_start += self.written as u64;
-        self.written = 0;
-        if !self.recent.is_empty() {
-            return (self.recent_start, self.synced_records);
+    /// What a sync that begins now will have synced, in bytes and records.
+    fn begin_sync(&mut self) -> (u64, u64) {
+        if self.written < self.accepted {
+            return (self.written, self.synced_records);
         }
         self.oldest = None;
-        (self.recent_start, self.accepted_records)
+        (self.written, self.accepted_records)
+    }
+}
+
+/// Appends blocks, but not the first `skip` bytes of them.
+fn append_all(file: &SegmentFile, len: u64, blocks: &[Arc<Vec<u8>>], skip: usize) -> Appended {
+    let mut written = 0;
+    for (n, block) in blocks.iter().enumerate() {
+        let lines = &block[if n == 0 { skip } else { 0 }..];
+        match append(file, len + written as u64, lines) {
+            Ok(more) => written += more,
+            Err(mut failed) => {
+                failed.written += written;
+                return Err(failed);
+            }
+        }
+    }
+    Ok(written)
+}
+
+/// Appends lines; on a full disk once more, after what is delivered has given its space back.
+fn append(file: &SegmentFile, len: u64, lines: &[u8]) -> Appended {
+    let failed = match file.append(len, lines) {
+        Err(failed) if failed.intact && failed.error.is_no_space() => failed,
+        appended => return appended,
+    };
+    let written = failed.written;
+    if !file.give_back(len + written as u64) {
+        return Err(failed);
+    }
+    match file.append(len + written as u64, &lines[written..]) {
+        Ok(more) => Ok(written + more),
+        Err(mut failed) => {
+            failed.written += written;
+            Err(failed)
+        }
     }
 }
 

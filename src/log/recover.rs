@@ -12,10 +12,7 @@ impl Log {
     /// If somebody has removed the file that is being written, writes what is not delivered of it
     /// to a new one. `false`: it is not so.
     pub fn replace_missing(&self, name: &FileName) -> Result<bool> {
-        let mut state = self.lock();
-        while state.sync_running {
-            state = self.wait(state);
-        }
+        let mut state = self.when_quiet(self.lock());
         match &state.current {
             Some(current) if current.name() == name && current.is_gone() => {}
             _ => return Ok(false),
@@ -30,16 +27,13 @@ impl Log {
     /// to a new file and syncs that. The old file is never synced again.
     ///
     /// If that fails as well, the lines stay in memory, `failure` is set, and every call tries
-    /// again. The mutex is held: until this is settled nobody could be told anything true.
+    /// again. The mutex is held: until this is settled nobody could be told anything true. Nobody
+    /// may be writing without it.
     pub(super) fn recover(&self, state: &mut State, cause: Error) -> Result<()> {
         let Some(directory) = &self.directory else {
             return Ok(());
         };
-        let mut lines = std::mem::take(&mut state.in_flight);
-        lines.append(&mut state.recent);
-        state.recent = lines;
-        state.recent_start = state.synced;
-        state.written = 0;
+        state.written = state.synced;
         let given_up = [state.sealing.take(), state.current.take()];
         state.failed.extend(given_up.into_iter().flatten());
         let (gone, failed): (Vec<_>, Vec<_>) = std::mem::take(&mut state.failed)
@@ -56,11 +50,12 @@ impl Log {
                     let _ = failed.cut(synced.saturating_sub(failed.base).min(failed.len()));
                     state.seal(&failed, synced);
                 }
-                state.written = state.recent.len();
+                state.written = state.lines.end();
                 state.current = Some(segment);
                 // A line that is being appended right now is in the file, but not accepted yet.
-                state.drop_before(state.accepted);
-                state.mark_synced();
+                let accepted = state.accepted;
+                state.lines.drop_before(accepted);
+                self.mark_synced(state);
                 state.failure = None;
                 state.is_full = false;
                 state.seal_the_last();
@@ -93,9 +88,12 @@ impl Log {
             if let Some(lost) = lost {
                 segment.append_from(lost, start - lost.base, synced - lost.base)?;
             }
-            segment.append(&state.recent).map_err(|failed| failed.error)
+            for lines in state.lines.pieces(synced) {
+                segment.append(lines).map_err(|failed| failed.error)?;
+            }
+            Ok(())
         };
-        match fill().and_then(|()| segment.sync_handle().sync()) {
+        match fill().and_then(|()| segment.sync()) {
             Ok(()) => Ok(segment),
             Err(error) => {
                 segment.discard();

@@ -24,7 +24,7 @@ fn line(n: usize) -> String {
 }
 
 fn append(log: &Log, n: usize) -> Result<u64> {
-    log.append(&Line::new(Kind::ObjCreate, &line(n), usize::MAX)?)
+    log.append(&Line::new(Kind::ObjCreate, line(n).as_bytes(), usize::MAX)?)
 }
 
 /// The numbers of the records in each file, oldest file first.

@@ -7,7 +7,7 @@ const LIMIT: usize = 300;
 
 fn line(req: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    let line = Line::new(Kind::CallStart, req, LIMIT).unwrap();
+    let line = Line::new(Kind::CallStart, req.as_bytes(), LIMIT).unwrap();
     line.push_to(&mut out);
     out
 }

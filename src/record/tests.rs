@@ -4,7 +4,9 @@ use super::*;
 
 fn line(kind: Kind, req: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    Line::new(kind, req, usize::MAX).unwrap().push_to(&mut out);
+    Line::new(kind, req.as_bytes(), usize::MAX)
+        .unwrap()
+        .push_to(&mut out);
     out
 }
 
@@ -52,7 +54,7 @@ fn a_kind_goes_by_its_name_and_only_the_halves_of_a_call_are_calls() {
 
 #[test]
 fn the_length_is_known_before_the_line_is_built() {
-    let line = Line::new(Kind::ObjCreate, r#" {"a": 1} "#, 1000).unwrap();
+    let line = Line::new(Kind::ObjCreate, br#" {"a": 1} "#, 1000).unwrap();
     let mut out = b"before".to_vec();
     line.push_to(&mut out);
     assert_eq!(out.len(), 6 + line.len());
@@ -63,8 +65,8 @@ fn the_length_is_known_before_the_line_is_built() {
 fn a_record_at_the_limit_is_taken_and_one_byte_more_is_not() {
     let req = r#"{"a":"bcd"}"#;
     let len = line(Kind::CallEnd, req).len();
-    assert!(Line::new(Kind::CallEnd, req, len).is_ok());
-    let error = Line::new(Kind::CallEnd, req, len - 1).unwrap_err();
+    assert!(Line::new(Kind::CallEnd, req.as_bytes(), len).is_ok());
+    let error = Line::new(Kind::CallEnd, req.as_bytes(), len - 1).unwrap_err();
     assert!(error.is_record());
     let message = error.to_string();
     assert!(message.contains(&format!("{len} bytes")), "{message}");
@@ -77,7 +79,7 @@ fn a_record_at_the_limit_is_taken_and_one_byte_more_is_not() {
 #[test]
 fn what_is_not_an_object_is_refused_by_name() {
     for req in ["[1]", "1", "null", "\"{\"", ""] {
-        let error = Line::new(Kind::CallEnd, req, 1000).unwrap_err();
+        let error = Line::new(Kind::CallEnd, req.as_bytes(), 1000).unwrap_err();
         assert!(error.is_record(), "{req}");
     }
 }
@@ -99,7 +101,7 @@ fn pretty_printed_json_takes_one_line() {
 
 #[test]
 fn json_on_one_line_is_not_copied() {
-    let line = Line::new(Kind::CallStart, r#"{"a": 1}"#, 1000).unwrap();
+    let line = Line::new(Kind::CallStart, br#"{"a": 1}"#, 1000).unwrap();
     assert!(matches!(line.req, Cow::Borrowed(_)));
 }
 
