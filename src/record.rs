@@ -100,7 +100,7 @@ const PREFIX_CRC: [u32; Kind::ALL.len()] = {
     let mut at = 0;
     while at < crcs.len() {
         let kind = Kind::ALL[at];
-        crcs[kind as usize] = crc::update(0, prefix(kind).as_bytes());
+        crcs[kind as usize] = crc::by_tables(0, prefix(kind).as_bytes());
         at += 1;
     }
     crcs

@@ -1,6 +1,11 @@
 //! What the standard library does not offer. The only file with `unsafe`.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m128i, _mm_clmulepi64_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set_epi64x,
+    _mm_storeu_si128, _mm_xor_si128,
+};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -9,6 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(target_arch = "x86_64")]
+use crate::crc;
 
 /// Takes the exclusive `flock` of an open file without waiting.
 ///
@@ -206,6 +214,85 @@ fn punch(file: &File, len: libc::off_t) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn punch(_: &File, _: libc::off_t) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// For CRC-32 (see `crc`): 16 bytes that stand for the register and the beginning of `bytes`, and
+/// the rest, which is shorter than that. `None`: too few bytes, or not with this processor.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn fold(register: u32, bytes: &[u8]) -> Option<([u8; 16], &[u8])> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    if !std::is_x86_feature_detected!("pclmulqdq") {
+        return None;
+    }
+    // SAFETY: the processor has the instruction.
+    Some(unsafe { fold_blocks(register, first, rest) })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn fold(_register: u32, _bytes: &[u8]) -> Option<([u8; 16], &[u8])> {
+    None
+}
+
+/// Four blocks side by side, then one by one.
+///
+/// # Safety
+/// The processor has PCLMULQDQ.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "pclmulqdq")]
+unsafe fn fold_blocks<'a>(
+    register: u32,
+    first: &[u8; 64],
+    mut rest: &'a [u8],
+) -> ([u8; 16], &'a [u8]) {
+    const BY_ONE: [u64; 2] = crc::factors(1);
+    const BY_FOUR: [u64; 2] = crc::factors(4);
+    // SAFETY: every load is of a part of the slice or the array that it names, and the store of a
+    // block to an array of its size; neither needs alignment. The instruction is there.
+    unsafe {
+        let part =
+            |bytes: &[u8; 64], n: usize| _mm_loadu_si128(bytes.as_ptr().cast::<__m128i>().add(n));
+        let mut lanes = [
+            part(first, 0),
+            part(first, 1),
+            part(first, 2),
+            part(first, 3),
+        ];
+        lanes[0] = _mm_xor_si128(lanes[0], _mm_cvtsi32_si128(register as i32));
+        while let Some((blocks, behind)) = rest.split_first_chunk::<64>() {
+            for (n, lane) in lanes.iter_mut().enumerate() {
+                *lane = carry(*lane, BY_FOUR, part(blocks, n));
+            }
+            rest = behind;
+        }
+        let [mut folded, others @ ..] = lanes;
+        for lane in others {
+            folded = carry(folded, BY_ONE, lane);
+        }
+        while let Some((block, behind)) = rest.split_first_chunk::<16>() {
+            folded = carry(folded, BY_ONE, _mm_loadu_si128(block.as_ptr().cast()));
+            rest = behind;
+        }
+        let mut bytes = [0; 16];
+        _mm_storeu_si128(bytes.as_mut_ptr().cast(), folded);
+        (bytes, rest)
+    }
+}
+
+/// Adds a block to one further on.
+///
+/// # Safety
+/// The processor has PCLMULQDQ.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "pclmulqdq")]
+#[allow(unused_unsafe)] // Since Rust 1.87 these are safe here.
+unsafe fn carry(block: __m128i, factors: [u64; 2], further_on: __m128i) -> __m128i {
+    // SAFETY: no memory is involved, and the instruction is there.
+    unsafe {
+        let factors = _mm_set_epi64x(factors[1] as i64, factors[0] as i64);
+        let first = _mm_clmulepi64_si128::<0x00>(block, factors);
+        let second = _mm_clmulepi64_si128::<0x11>(block, factors);
+        _mm_xor_si128(further_on, _mm_xor_si128(first, second))
+    }
 }
 
 /// The size of the file system that holds a path, and what an ordinary user may still write to it,
