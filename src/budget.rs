@@ -1,9 +1,10 @@
 //! How much disk the logs below a root may take, those of all processes together.
 //!
 //! There is no common account. Each client looks at the whole root and then appends a piece before
-//! it looks again: 1 MiB, and up to 64 MiB where there are thousands of files, so that looking
-//! costs little beside the appending. So processes that fill the disk in the same moment can
-//! exceed the bound by one such piece each.
+//! it looks again: a sixty-fourth of the room that it found, but at least 1 MiB, and up to 64 MiB
+//! where there are thousands of files, so that looking costs little beside the appending. So
+//! processes that fill the last of the disk in the same moment can exceed the bound by 1 MiB each,
+//! or by one larger piece where there are so many files.
 //!
 //! What counts is the space that log and dead-letter files take: a delivered part that was given
 //! back to the disk is not used any more. Only appends are refused; what delivers, and so makes
@@ -21,6 +22,9 @@ use crate::sys;
 
 /// The least and the most that is appended before the next look.
 const PIECE: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
+
+/// So many processes may append at the same time without exceeding the room that all have found.
+const SHARES: u64 = 64;
 
 /// So much may be appended for each directory entry that a look costs.
 const PIECE_PER_ENTRY: u64 = 4 << 10;
@@ -165,6 +169,7 @@ impl Found {
             floor => room.min(self.free.saturating_sub(floor)),
         };
         let piece = self.entries.saturating_mul(PIECE_PER_ENTRY);
+        let piece = piece.max(room / SHARES);
         room.min(piece.clamp(*PIECE.start(), *PIECE.end()))
     }
 }

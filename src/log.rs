@@ -37,7 +37,7 @@ const WRITE_PIECE: u64 = 1 << 20;
 
 /// So many bytes are synced without waiting for the timer, unless the queue is small: then a
 /// quarter of it.
-const SYNC_PIECE: u64 = 2 << 20;
+const SYNC_PIECE: u64 = 4 << 20;
 
 /// How long a buffered line stays in memory while there is traffic.
 const NAP: Duration = Duration::from_millis(1);
@@ -230,7 +230,7 @@ impl Log {
 
     /// So much that its sync is not left to the timer.
     fn is_much_to_sync(&self, state: &State) -> bool {
-        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 4);
+        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 2);
         self.directory.is_some() && !state.sync_running && state.written - state.synced >= much
     }
 

@@ -167,8 +167,11 @@ fn line_len(kind: Kind, req: &[u8]) -> usize {
 /// Pretty-printed JSON on one line: a raw line break can only stand between two tokens.
 fn without_line_breaks(json: &[u8]) -> Cow<'_, [u8]> {
     let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    // Without an early exit the compiler can look at many bytes at once.
-    if !json.iter().fold(false, |any, byte| any | is_break(byte)) {
+    // Without an early exit, and in bytes, the compiler looks at many of them at once.
+    let found = json
+        .iter()
+        .fold(0, |found, byte| found | u8::from(is_break(byte)));
+    if found == 0 {
         return Cow::Borrowed(json);
     }
     let space = |byte: &u8| if is_break(byte) { b' ' } else { *byte };

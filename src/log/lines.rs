@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::record::Line;
 
 /// As much as is written at once. A longer line has a block of its own.
-pub(super) const BLOCK: usize = 64 << 10;
+pub(super) const BLOCK: usize = 256 << 10;
 
 #[derive(Default)]
 pub(super) struct Lines {
