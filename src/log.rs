@@ -17,6 +17,7 @@
 mod commit;
 mod lines;
 mod recover;
+mod rounds;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -31,12 +32,12 @@ use crate::segment::{Segment, SyncedEnd};
 use crate::sys::Process;
 
 use self::lines::Lines;
+use self::rounds::{Round, Rounds};
 
 /// How much may be buffered before the one who appends writes it out.
-const WRITE_PIECE: u64 = 1 << 20;
+const WRITE_PIECE: u64 = 4 * lines::BLOCK as u64;
 
-/// So many bytes are synced without waiting for the timer, unless the queue is small: then a
-/// quarter of it.
+/// So many bytes are synced without waiting for the timer, or half of the queue if that is less.
 const SYNC_PIECE: u64 = 4 << 20;
 
 /// How long a buffered line stays in memory while there is traffic.
@@ -63,6 +64,7 @@ pub(crate) struct Log {
     state: Mutex<State>,
     /// Something was synced, delivered or has failed: whoever waits looks again.
     changed: Condvar,
+    rounds: Rounds,
     /// Records and bytes accepted, as in the state: for those who must not wait for its mutex,
     /// which is held while a write hangs.
     accepted_records: AtomicU64,
@@ -109,6 +111,11 @@ struct State {
     /// Somebody writes to the current file without holding the mutex.
     write_running: bool,
     sync_running: bool,
+    /// The sync that runs, or the last one.
+    round: Round,
+    /// How many wait for the end of that round, and how many have shared the one before.
+    followers: u32,
+    shared: u32,
     /// The system lets the current file grow no more.
     is_full: bool,
     accepted: u64,
@@ -155,6 +162,7 @@ impl Log {
                 ..State::default()
             }),
             changed: Condvar::new(),
+            rounds: Rounds::default(),
             accepted_records: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
@@ -266,7 +274,14 @@ impl Log {
                 };
                 continue;
             }
-            state = self.wait(state);
+            state.followers += 1;
+            let round = state.round;
+            drop(state);
+            self.rounds.wait(round);
+            if self.synced.load(Ordering::Acquire) >= position {
+                return Ok(());
+            }
+            state = self.lock();
             if let Some(error) = state.failure.clone().filter(|_| state.synced < position) {
                 return Err(error);
             }

@@ -8,6 +8,9 @@ use super::{Log, State};
 use crate::error::{Error, Result};
 use crate::segment::{Appended, Segment, SegmentFile};
 
+/// How often the leader of a sync lets others run before it begins.
+const MOST_YIELDS: u32 = 16;
+
 impl Log {
     /// Writes everything that is only buffered; what fails stays in the buffer. Full blocks are
     /// written without holding the mutex.
@@ -90,10 +93,10 @@ impl Log {
             return Ok(state);
         }
         state.sync_running = true;
-        drop(state);
-        // Those whom the sync before has woken may want to be part of this one.
-        thread::yield_now();
-        let (state, mut next) = self.next_segment(self.lock());
+        state.round = state.round.next();
+        state.followers = 0;
+        let state = self.let_followers_in(state);
+        let (state, mut next) = self.next_segment(state);
         let (mut state, mut written) = self.write_out(state);
         if written.is_err() && state.is_full && next.is_none() {
             (state, next) = self.next_segment(state);
@@ -137,9 +140,28 @@ impl Log {
             }
         };
         state.sync_running = false;
+        state.shared = state.followers + 1;
+        let round = state.round;
         self.tell_thread(&mut state);
+        drop(state);
+        // Those who are woken need the mutex soon.
+        self.rounds.end(round);
         self.changed.notify_all();
-        result.map(|()| state)
+        result.map(|()| self.lock())
+    }
+
+    /// Those whom the sync before has woken may want to be part of this one: lets them run first,
+    /// for as long as fewer have come than then.
+    fn let_followers_in<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        for _ in 0..MOST_YIELDS {
+            if state.followers + 1 >= state.shared {
+                break;
+            }
+            drop(state);
+            thread::yield_now();
+            state = self.lock();
+        }
+        state
     }
 
     /// Goes on to a new file, when the running sync is done.

@@ -145,3 +145,66 @@ fn a_file_that_may_grow_no_more_is_followed_by_another() {
     log.sync().unwrap();
     assert_eq!(files(dir.path()), [vec![1], vec![2, 4], vec![]]);
 }
+
+/// Blocks are small here, so that appends, writes without the mutex, syncs and rotations meet. A
+/// wake-up that is missed leaves a thread waiting for ever, and the channel says so.
+#[test]
+fn every_line_is_in_the_files_once_and_in_its_order_whoever_writes_it() {
+    const EACH: usize = 400;
+    for (durability, threads) in [
+        (Durability::Buffered, 2),
+        (Durability::Buffered, 16),
+        (Durability::Written, 8),
+        (Durability::Synced, 8),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::create(dir.path()).unwrap();
+        let limits = Limits {
+            durability,
+            segment_bytes: 20_000,
+            queue_bytes: 16_000,
+            queue_wait: Duration::from_secs(60),
+            ..LIMITS
+        };
+        let log = Log::open(Some(directory), limits, Box::new(|| ())).unwrap();
+        let log = std::sync::Arc::new(log);
+        let (done, finished) = std::sync::mpsc::channel();
+        for thread in 0..threads {
+            let (log, done) = (log.clone(), done.clone());
+            std::thread::spawn(move || {
+                for n in 0..EACH {
+                    let req = format!(
+                        "{{\"thread\":{thread},\"n\":{n},\"x\":\"{}\"}}",
+                        "x".repeat(n)
+                    );
+                    let line = Line::new(Kind::CallEnd, req.as_bytes(), usize::MAX).unwrap();
+                    let position = log.append(&line).unwrap();
+                    match (thread + n * 7) % 16 {
+                        0 => log.sync_to(position).unwrap(),
+                        1 => drop(log.keep_time()),
+                        2 => log.write_if_free(),
+                        _ => {}
+                    }
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..threads {
+            let waited = finished.recv_timeout(Duration::from_secs(60));
+            waited.expect("a thread waits for ever, or has panicked");
+        }
+        log.close().unwrap();
+        let mut next = vec![0; threads];
+        for path in Directory::at(dir.path()).logs().unwrap() {
+            let path = Directory::at(dir.path()).file(&path, crate::name::Extension::Jsonl);
+            for line in fs::read_to_string(path).unwrap().lines() {
+                let req: serde_json::Value =
+                    serde_json::from_str(crate::parse(line.as_bytes()).unwrap().req).unwrap();
+                let thread = req["thread"].as_u64().unwrap() as usize;
+                assert_eq!(req["n"].as_u64().unwrap(), next[thread]);
+                next[thread] += 1;
+            }
+        }
+        assert_eq!(next, vec![EACH as u64; threads]);
+    }
+}

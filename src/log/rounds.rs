@@ -1,0 +1,39 @@
+//! Where those wait whose sync somebody else does.
+//!
+//! They wait apart from the log's mutex: all are woken at once, and what most of them want to know
+//! then, how far the log is synced, needs no mutex. With the log's own they would queue up for it
+//! behind each other and behind the writes of those who came first.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// The number of a sync: its place among all that this log ever began.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Round(u64);
+
+impl Round {
+    pub fn next(self) -> Round {
+        Round(self.0 + 1)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Rounds {
+    ended: Mutex<Round>,
+    changed: Condvar,
+}
+
+impl Rounds {
+    /// Returns when the round has ended, at once if it has already.
+    pub fn wait(&self, round: Round) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_running = |ended: &mut Round| *ended < round;
+        // The mutex guards a number, which a panic cannot leave half-written.
+        drop(self.changed.wait_while(ended, is_running));
+    }
+
+    /// The round has ended. Rounds end in their order.
+    pub fn end(&self, round: Round) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = round;
+        self.changed.notify_all();
+    }
+}
