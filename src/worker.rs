@@ -90,11 +90,14 @@ impl Worker {
         self.tidy();
     }
 
-    /// Removes own files that are delivered to their end, without a request.
+    /// Removes files that are delivered to their end, without a request.
     fn tidy(&mut self) {
         let Some(directory) = self.desk.directory.clone() else {
             return;
         };
+        let leftover = self.leftover.take_if(|drain| drain.batch.is_none());
+        // What cannot be removed now is removed by the next one who looks.
+        let _ = leftover.map(Drain::remove_foreign);
         while let Some(file) = self.desk.log.oldest_file().filter(|file| file.sealed) {
             let drain = match self.own.take() {
                 Some(drain) if drain.name() == Some(&file.name) => Some(drain),
@@ -102,7 +105,6 @@ impl Worker {
             };
             match drain {
                 Some(drain) if drain.offset() >= file.end.offset() => {
-                    // What cannot be removed now is removed by the next one who looks.
                     if drain.remove().is_err() {
                         return;
                     }
