@@ -18,6 +18,7 @@ mod commit;
 mod lines;
 mod recover;
 mod rounds;
+mod state;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -28,11 +29,12 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::name::FileName;
 use crate::record::Line;
-use crate::segment::{Segment, SyncedEnd};
+use crate::segment::Segment;
 use crate::sys::Process;
 
-use self::lines::Lines;
-use self::rounds::{Round, Rounds};
+use self::rounds::Rounds;
+pub(crate) use self::state::{OwnFile, Position};
+use self::state::{State, synced_end};
 
 /// How much may be buffered before the one who appends writes it out.
 const WRITE_PIECE: u64 = 4 * lines::BLOCK as u64;
@@ -80,69 +82,6 @@ pub(crate) struct Log {
     directory: Option<Directory>,
     /// Wakes the client's thread from an unlimited sleep.
     wake: Box<dyn Fn() + Send + Sync>,
-}
-
-/// One of the client's own files, as the thread that delivers it sees it.
-#[derive(Clone)]
-pub(crate) struct OwnFile {
-    pub name: FileName,
-    /// Where it begins in the log.
-    pub base: u64,
-    /// How far it may be sent.
-    pub end: SyncedEnd,
-    /// It takes no more records.
-    pub sealed: bool,
-}
-
-#[derive(Default)]
-struct State {
-    /// The file that takes the next line.
-    current: Option<Segment>,
-    /// The file before it, while it is synced for the last time.
-    sealing: Option<Segment>,
-    /// Files that take no more lines, oldest first, until the thread has delivered them.
-    sealed: Vec<OwnFile>,
-    /// Files whose sync failed and whose lines are not safe anywhere else yet.
-    failed: Vec<Segment>,
-    /// Everything that is not synced.
-    lines: Lines,
-    /// The position before which everything is in the file.
-    written: u64,
-    /// Somebody writes to the current file without holding the mutex.
-    write_running: bool,
-    sync_running: bool,
-    /// The sync that runs, or the last one.
-    round: Round,
-    /// How many wait for the end of that round, and how many have shared the one before.
-    followers: u32,
-    shared: u32,
-    /// The system lets the current file grow no more.
-    is_full: bool,
-    accepted: u64,
-    synced: u64,
-    accepted_records: u64,
-    synced_records: u64,
-    released_records: u64,
-    /// When the oldest line that is not synced was accepted.
-    oldest: Option<Instant>,
-    failure: Option<Error>,
-    closed: bool,
-    /// The thread sleeps without a timer for this log.
-    thread_sleeps: bool,
-    /// The thread has been told that there is much to sync.
-    thread_told: bool,
-    /// Up to where the thread knows that lines are synced.
-    shown: u64,
-    /// The thread is gone: no timer will ever write or sync anything.
-    unattended: bool,
-}
-
-/// Counts for statistics, taken in one moment.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Position {
-    pub written: u64,
-    pub synced: u64,
-    pub queued: u64,
 }
 
 impl Log {
@@ -530,50 +469,6 @@ impl Log {
             .wait(state)
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    fn current_name(&self) -> Option<FileName> {
-        self.current.as_ref().map(|current| current.name().clone())
-    }
-
-    fn position(&self) -> Position {
-        Position {
-            written: self.written.min(self.accepted),
-            synced: self.synced,
-            queued: self.lines.len() as u64,
-        }
-    }
-
-    /// Takes the last line out of the buffer, which was not accepted.
-    fn take_back(&mut self, len: usize) {
-        self.lines.take_back(len);
-        self.written = self.written.min(self.lines.end());
-    }
-
-    /// Hands a file that takes no more lines to the thread; `synced` is the log's position.
-    fn seal(&mut self, segment: &Segment, synced: u64) {
-        self.sealed.push(OwnFile {
-            name: segment.name().clone(),
-            base: segment.base,
-            end: synced_end(segment, synced),
-            sealed: true,
-        });
-    }
-
-    /// In a closed log the file is done when everything is synced.
-    fn seal_the_last(&mut self) {
-        if self.closed && self.synced == self.accepted {
-            let synced = self.synced;
-            if let Some(segment) = self.current.take() {
-                self.seal(&segment, synced);
-            }
-        }
-    }
-}
-
-fn synced_end(segment: &Segment, synced: u64) -> SyncedEnd {
-    SyncedEnd::new(synced.saturating_sub(segment.base).min(segment.len()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,89 @@
+use serde_json::json;
+
+use super::*;
+use crate::config::Durability;
+
+fn client(dir: &std::path::Path) -> Client {
+    let config = Config::new("team", "app").root(dir).sender(false);
+    Client::open(config.durability(Durability::Buffered)).unwrap()
+}
+
+fn append(client: &Client) -> Ticket {
+    client.append(Kind::CallEnd, &json!({"end": {}})).unwrap()
+}
+
+#[test]
+fn finish_and_flush_keep_their_deadlines_while_a_write_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = client(dir.path());
+    append(&client);
+    let hanging = client.inner.log.hang();
+    let (reply, answer) = mpsc::channel();
+    let other = client.clone();
+    thread::spawn(move || {
+        let flushed = other.flush(Duration::from_millis(50)).unwrap();
+        let finished = other.finish(Duration::from_millis(50));
+        reply.send((flushed, finished)).unwrap();
+    });
+    let (flushed, finished) = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!((flushed.pending, finished.pending), (1, 1));
+    drop(hanging);
+}
+
+#[test]
+fn statistics_and_a_drop_do_not_wait_for_a_write_that_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = client(dir.path());
+    append(&client);
+    client.sync().unwrap();
+    let synced = client.stats().synced_bytes;
+    assert!(synced > 0);
+    let log = Arc::clone(&client.inner.log);
+    let hanging = log.hang();
+    let (reply, answer) = mpsc::channel();
+    thread::spawn(move || {
+        reply.send(client.stats()).unwrap();
+        drop(client);
+        reply.send(Stats::default()).unwrap();
+    });
+    let stats = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+    // What could be said before, and what needs no asking.
+    assert_eq!((stats.appended, stats.synced_bytes), (1, synced));
+    answer.recv_timeout(Duration::from_secs(30)).unwrap();
+    drop(hanging);
+}
+
+#[test]
+fn without_its_thread_a_client_goes_on_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = client(dir.path());
+    append(&client);
+    client.inner.thread.send(Message::Panic).unwrap();
+    while client.inner.thread.send(Message::Wake).is_ok() {
+        thread::yield_now();
+    }
+    while client.stats().last_error.is_none() {
+        thread::yield_now();
+    }
+    // What a buffered append leaves to the thread is written by whoever appends.
+    append(&client);
+    let log = client.inner.directory.as_ref().unwrap().logs().unwrap();
+    let log = client
+        .inner
+        .directory
+        .as_ref()
+        .unwrap()
+        .file(&log[0], crate::name::Extension::Jsonl);
+    assert_eq!(std::fs::read_to_string(log).unwrap().lines().count(), 2);
+    while client.stats().synced_bytes == 0 {
+        append(&client);
+    }
+    append(&client).wait().unwrap();
+    assert!(matches!(
+        client.flush(Duration::MAX),
+        Err(Error::Stopped(_))
+    ));
+    let receipt = client.finish(Duration::MAX);
+    assert!(receipt.pending >= 3);
+    assert!(receipt.error.unwrap().contains("panicked"));
+}
