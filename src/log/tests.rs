@@ -208,3 +208,68 @@ fn every_line_is_in_the_files_once_and_in_its_order_whoever_writes_it() {
         assert_eq!(next, vec![EACH as u64; threads]);
     }
 }
+
+/// Whoever waits for a write is woken by its end, for here nobody else comes along who would do it.
+#[test]
+fn a_sync_that_meets_a_write_goes_on_when_that_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        durability: Durability::Buffered,
+        queue_records: u64::MAX,
+        segment_bytes: u64::MAX,
+        ..LIMITS
+    };
+    let directory = Directory::create(dir.path()).unwrap();
+    let log = Log::open(Some(directory), limits, Box::new(|| ())).unwrap();
+    let log = std::sync::Arc::new(log);
+    let part = |work: fn(&Log)| {
+        let (orders, order) = std::sync::mpsc::channel::<()>();
+        let (done, finished) = std::sync::mpsc::channel();
+        let log = log.clone();
+        std::thread::spawn(move || {
+            while order.recv().is_ok() {
+                work(&log);
+                done.send(()).unwrap();
+            }
+        });
+        (orders, finished)
+    };
+    let writes = part(|log| {
+        let req = format!("{{\"x\":\"{}\"}}", "x".repeat(lines::BLOCK / 2));
+        let line = Line::new(Kind::CallEnd, req.as_bytes(), usize::MAX).unwrap();
+        (0..20).for_each(|_| drop(log.append(&line).unwrap()));
+    });
+    let syncs = part(|log| {
+        while log.position().written == 0 {
+            std::thread::yield_now();
+        }
+        log.sync().unwrap();
+    });
+    for _ in 0..2_000 {
+        for (orders, _) in [&writes, &syncs] {
+            orders.send(()).unwrap();
+        }
+        for (_, finished) in [&writes, &syncs] {
+            let waited = finished.recv_timeout(Duration::from_secs(60));
+            waited.expect("one waits for ever, or has panicked");
+        }
+    }
+}
+
+#[test]
+fn without_the_thread_what_was_left_to_it_goes_before_the_next_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        durability: Durability::Buffered,
+        ..LIMITS
+    };
+    let directory = Directory::create(dir.path()).unwrap();
+    let log = Log::open(Some(directory), limits, Box::new(|| ())).unwrap();
+    // More than a block, and less than an append writes out by itself.
+    let before = 2 * lines::BLOCK / 64;
+    (0..before).for_each(|n| drop(append(&log, n).unwrap()));
+    assert_eq!(log.position().written, 0);
+    log.leave_unattended();
+    append(&log, before).unwrap();
+    assert_eq!(files(dir.path()), [(0..=before).collect::<Vec<_>>()]);
+}
