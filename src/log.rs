@@ -284,8 +284,7 @@ impl Log {
             synced = self.recover(&mut state, recover::removed());
         }
         state.seal_the_last();
-        drop(state);
-        self.changed.notify_all();
+        self.wake_waiters(&state);
         synced
     }
 
@@ -379,8 +378,7 @@ impl Log {
         let mut state = self.lock();
         state.lines.drop_before(position);
         state.released_records += records;
-        drop(state);
-        self.changed.notify_all();
+        self.wake_waiters(&state);
     }
 
     /// Waits, within the limit, until the queue can take `len` more bytes.
@@ -429,11 +427,10 @@ impl Log {
                 state = self.lock();
                 continue;
             }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state.waiters += 1;
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiters -= 1;
         }
     }
 
@@ -464,10 +461,19 @@ impl Log {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiters += 1;
+        let waited = self.changed.wait(state);
+        state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiters -= 1;
+        state
+    }
+
+    /// Wakes those who wait, for which a system call is needed only if there are any.
+    fn wake_waiters(&self, state: &State) {
+        if state.waiters > 0 {
+            self.changed.notify_all();
+        }
     }
 }
 

@@ -35,7 +35,7 @@ impl Log {
             state = self.lock();
             state.write_running = false;
             let written = self.note_written(&mut state, appended);
-            self.changed.notify_all();
+            self.wake_waiters(&state);
             if written.is_err() {
                 return (state, written);
             }
@@ -141,12 +141,12 @@ impl Log {
         };
         state.sync_running = false;
         state.shared = state.followers + 1;
-        let round = state.round;
+        let (round, followers) = (state.round, state.followers);
         self.tell_thread(&mut state);
+        self.wake_waiters(&state);
         drop(state);
         // Those who are woken need the mutex soon.
-        self.rounds.end(round);
-        self.changed.notify_all();
+        self.rounds.end(round, followers);
         result.map(|()| self.lock())
     }
 

@@ -18,8 +18,7 @@ impl Log {
             _ => return Ok(false),
         }
         let replaced = self.recover(&mut state, removed());
-        drop(state);
-        self.changed.notify_all();
+        self.wake_waiters(&state);
         replaced.map(|()| true)
     }
 

@@ -31,9 +31,11 @@ impl Rounds {
         drop(self.changed.wait_while(ended, is_running));
     }
 
-    /// The round has ended. Rounds end in their order.
-    pub fn end(&self, round: Round) {
+    /// The round has ended, and so many wait for that or are about to. Rounds end in their order.
+    pub fn end(&self, round: Round, followers: u32) {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = round;
-        self.changed.notify_all();
+        if followers > 0 {
+            self.changed.notify_all();
+        }
     }
 }

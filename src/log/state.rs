@@ -42,6 +42,8 @@ pub(super) struct State {
     /// How many wait for the end of that round, and how many have shared the one before.
     pub followers: u32,
     pub shared: u32,
+    /// How many wait for something else to change.
+    pub waiters: u32,
     /// The system lets the current file grow no more.
     pub is_full: bool,
     pub accepted: u64,
