@@ -237,14 +237,19 @@ fn skip_blank(bytes: &[u8]) -> Option<Step<'_>> {
 /// Where the first newline or NUL stands.
 fn find_separator(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 64;
-    bytes.chunks(BLOCK).enumerate().find_map(|(index, block)| {
-        // Without an early exit the compiler can look at many bytes at once.
-        let found = block
+    let mut start = 0;
+    while let Some(block) = bytes[start..].first_chunk::<BLOCK>() {
+        // With a known length, bytes for truth and no early exit, the compiler looks at many at once.
+        let separators = block
             .iter()
-            .fold(false, |found, byte| found | is_separator(byte));
-        let at = found.then(|| block.iter().position(is_separator))??;
-        Some(index * BLOCK + at)
-    })
+            .fold(0, |found, byte| found | u8::from(is_separator(byte)));
+        if separators != 0 {
+            break;
+        }
+        start += BLOCK;
+    }
+    let at = bytes[start..].iter().position(is_separator)?;
+    Some(start + at)
 }
 
 /// Reads a piece that no newline ends. A truncated tail is not corruption: no proper prefix of an
