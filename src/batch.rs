@@ -1,13 +1,15 @@
 //! From a stretch of a log file to requests: which records, in which bodies.
 //!
-//! A batch is what one checkpoint covers. Its records are kept as places in the file, not as
-//! bytes, so that a batch costs the memory of one request body and no more, whatever is in it.
+//! A batch is what one checkpoint covers. Its records are kept as places in the file, and the bytes
+//! only of what goes out next, so that a batch costs the memory of one request body and no more,
+//! whatever is in it.
 
 use std::io;
 use std::ops::Range;
 
 use crate::delivery::Unit;
 use crate::form::file_request;
+use crate::halves::{FRAME, Halves};
 use crate::http::{Body, Request};
 use crate::reader::{Reader, Step, Tail};
 use crate::record::{Fault, Kind};
@@ -83,6 +85,9 @@ pub(crate) struct Batch {
     pub attempts: u32,
     /// What was refused or damaged is in the dead-letter file.
     pub is_buried: bool,
+    /// The request for all its calls, made while they were read. It is good for one attempt; after
+    /// that the bytes are read again.
+    pub calls: Option<Halves>,
 }
 
 impl Batch {
@@ -92,6 +97,31 @@ impl Batch {
         start: u64,
         end: End,
         limits: &BatchLimits,
+    ) -> io::Result<Batch> {
+        Batch::read_with(source, start, end, limits, &mut |_, _| {})
+    }
+
+    /// The same, with the request for its calls.
+    pub fn read_to_send(
+        source: &dyn Bytes,
+        start: u64,
+        end: End,
+        limits: &BatchLimits,
+    ) -> io::Result<Batch> {
+        let mut calls: Option<Halves> = None;
+        let batch = Batch::read_with(source, start, end, limits, &mut |kind, req| {
+            let room = || Halves::with_room((end.offset - start).min(limits.bytes as u64) as usize);
+            calls.get_or_insert_with(room).push(kind, req);
+        })?;
+        Ok(Batch { calls, ..batch })
+    }
+
+    fn read_with(
+        source: &dyn Bytes,
+        start: u64,
+        end: End,
+        limits: &BatchLimits,
+        see_call: &mut dyn FnMut(Kind, &[u8]),
     ) -> io::Result<Batch> {
         let mut batch = Batch {
             end: start,
@@ -117,12 +147,19 @@ impl Batch {
             let len = match reader.next(rest, tail) {
                 Step::Record { record, len } => {
                     let size = record.req.len();
-                    let counts = if record.kind.is_call() { size + 40 } else { 0 };
+                    let counts = if record.kind.is_call() {
+                        size + FRAME
+                    } else {
+                        0
+                    };
                     if bytes > 0 && bytes + counts > limits.bytes {
                         break;
                     }
                     bytes += counts;
-                    singles += usize::from(!record.kind.is_call());
+                    match record.kind.is_call() {
+                        true => see_call(record.kind, record.req.as_bytes()),
+                        false => singles += 1,
+                    }
                     batch.checksummed |= record.checked;
                     let req = at + (record.req.as_ptr() as usize - rest.as_ptr() as usize) as u64;
                     batch.entries.push(Entry {
@@ -195,6 +232,7 @@ impl Batch {
         self.damages.extend(more.damages);
         self.end = self.end.max(more.end);
         self.checksummed |= more.checksummed;
+        self.calls = None;
         any
     }
 
@@ -222,29 +260,16 @@ impl Batch {
         first.unwrap_or(self.end)
     }
 
-    /// The request for some calls of this batch: any halves of any calls, in any order.
+    /// The request for some calls of this batch.
     pub fn halves(&self, source: &dyn Bytes, units: &[Unit]) -> io::Result<Request> {
         let entries = || units.iter().map(|unit| &self.entries[unit.first]);
-        let size: usize = entries().map(|entry| length(&entry.req) + 40).sum();
-        let mut body = Vec::with_capacity(size + 16);
+        let size = entries().map(|entry| length(&entry.req) + FRAME).sum();
+        let mut halves = Halves::with_room(size);
         let mut ranges = Ranges::new(source);
-        body.extend_from_slice(b"{\"batch\":[");
-        for (n, entry) in entries().enumerate() {
-            if n > 0 {
-                body.push(b',');
-            }
-            let mode = match entry.kind {
-                Kind::CallStart => "start",
-                _ => "end",
-            };
-            body.extend_from_slice(b"{\"mode\":\"");
-            body.extend_from_slice(mode.as_bytes());
-            body.extend_from_slice(b"\",\"req\":");
-            ranges.copy(&entry.req, &mut body)?;
-            body.push(b'}');
+        for entry in entries() {
+            halves.push(entry.kind, ranges.bytes(&entry.req)?);
         }
-        body.extend_from_slice(b"]}");
-        Ok(json("/call/upsert_batch", body))
+        Ok(halves.into_request())
     }
 
     /// The bytes of a record's request.

@@ -1,5 +1,6 @@
 //! Sending one batch: which requests, in which order, and the search for the bad record.
 
+use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
@@ -121,11 +122,18 @@ impl Delivery<'_> {
     }
 
     fn all_calls(&mut self) -> Result<(), Stop> {
+        let ready = self.batch.calls.take();
         if !*self.whole_calls {
             let units = self.batch.waiting(true).into_iter().map(Unit::half);
             let units: Vec<_> = units.collect();
+            let ready = Cell::new(ready.filter(|ready| ready.count() == units.len()));
+            let all = units.len();
             self.calls(units, &|batch, source, units| {
-                Ok(Ok(batch.halves(source, units)?))
+                let ready = ready.take().filter(|_| units.len() == all);
+                Ok(Ok(match ready {
+                    Some(ready) => ready.into_request(),
+                    None => batch.halves(source, units)?,
+                }))
             })?;
         }
         // The answer to halves may have been that this project takes whole calls only.

@@ -175,7 +175,7 @@ impl Drain {
 
     /// Reads the records from `start` on.
     pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> Result<Batch> {
-        let mut batch = Batch::read(self.bytes(), start, end, limits)
+        let mut batch = Batch::read_to_send(self.bytes(), start, end, limits)
             .map_err(|error| self.read_error(error))?;
         for entry in &mut batch.entries {
             entry.is_doubtful = entry.line.start < self.doubtful_until;

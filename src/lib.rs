@@ -166,6 +166,7 @@ mod form;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod halves;
 mod holdoff;
 mod http;
 pub mod inspect;

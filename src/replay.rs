@@ -166,6 +166,8 @@ impl Replay {
                 ran => break ran,
             }
         };
+        // It may wait for long now.
+        batch.calls = None;
         drain.batch = Some(batch);
         match ran {
             Ok(()) => {}

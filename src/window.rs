@@ -15,8 +15,9 @@ pub(crate) trait Bytes {
 /// The part of a file that is looked at: grows when a line is longer than it, moves on otherwise.
 pub(crate) struct Window {
     buffer: Vec<u8>,
-    /// Where the first byte that is not consumed stands, in the buffer and in the file.
-    consumed: usize,
+    /// What of the buffer was read and is not consumed.
+    unread: Range<usize>,
+    /// Where that begins in the file.
     pub at: u64,
 }
 
@@ -24,13 +25,13 @@ impl Window {
     pub fn new(at: u64) -> Window {
         Window {
             buffer: Vec::new(),
-            consumed: 0,
+            unread: 0..0,
             at,
         }
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.consumed..]
+        &self.buffer[self.unread.clone()]
     }
 
     pub fn end(&self) -> u64 {
@@ -38,25 +39,27 @@ impl Window {
     }
 
     pub fn consume(&mut self, len: usize) {
-        self.consumed += len;
+        self.unread.start += len;
         self.at += len as u64;
     }
 
     /// Reads on, at most to `limit`; `false` if the file ends before that.
     pub fn refill(&mut self, source: &dyn Bytes, limit: u64) -> io::Result<bool> {
-        self.buffer.drain(..self.consumed);
-        self.consumed = 0;
-        let have = self.buffer.len();
+        let have = self.unread.len();
         let wanted = (limit - self.end()).min(have.max(CHUNK) as u64) as usize;
+        self.buffer.copy_within(self.unread.clone(), 0);
+        self.unread = 0..have;
         let offset = self.end();
-        self.buffer.resize(have + wanted, 0);
-        let n = source.read_at(&mut self.buffer[have..], offset)?;
-        self.buffer.truncate(have + n);
+        if self.buffer.len() < have + wanted {
+            self.buffer.resize(have + wanted, 0);
+        }
+        let n = source.read_at(&mut self.buffer[have..have + wanted], offset)?;
+        self.unread.end += n;
         Ok(n > 0)
     }
 }
 
-/// Copies ranges that come in file order, with few reads.
+/// Reads ranges that come in file order, with few reads of the file.
 pub(crate) struct Ranges<'a> {
     source: &'a dyn Bytes,
     chunk: Vec<u8>,
@@ -72,7 +75,7 @@ impl<'a> Ranges<'a> {
         }
     }
 
-    pub fn copy(&mut self, range: &Range<u64>, to: &mut Vec<u8>) -> io::Result<()> {
+    pub fn bytes(&mut self, range: &Range<u64>) -> io::Result<&[u8]> {
         let len = length(range);
         if range.start < self.at || range.end > self.at + self.chunk.len() as u64 {
             self.chunk.resize(CHUNK.max(len), 0);
@@ -81,12 +84,9 @@ impl<'a> Ranges<'a> {
             self.at = range.start;
         }
         let start = (range.start - self.at) as usize;
-        let bytes = self
-            .chunk
+        self.chunk
             .get(start..start + len)
-            .ok_or_else(became_shorter)?;
-        to.extend_from_slice(bytes);
-        Ok(())
+            .ok_or_else(became_shorter)
     }
 }
 
