@@ -68,6 +68,8 @@ pub(crate) struct Delivery<'a> {
     pub batch: &'a mut Batch,
     pub source: &'a dyn Bytes,
     pub host: &'a mut dyn Host,
+    /// What there is to do while a request is out.
+    pub meanwhile: &'a mut dyn FnMut(),
     /// The project takes whole calls only.
     pub whole_calls: &'a mut bool,
     /// Calls of which only one half is here may wait for the other.
@@ -267,7 +269,7 @@ impl Delivery<'_> {
         self.requests += 1;
         self.batch.attempts = self.batch.attempts.saturating_add(1);
         let size = request.body.len();
-        match self.host.exchange(request) {
+        match self.host.exchange(request, self.meanwhile) {
             // A server may refuse what is too large without reading it: a connection that breaks
             // is all that is seen of that. A request above this limit holds one record.
             Answer::Retry {

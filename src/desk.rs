@@ -216,7 +216,7 @@ impl Desk {
 }
 
 impl Host for Desk {
-    fn exchange(&mut self, request: Request) -> Answer {
+    fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
         let Some(server) = self.server.clone() else {
             return cannot_send("there is no server to send to".to_owned());
         };
@@ -232,6 +232,7 @@ impl Host for Desk {
             return cannot_send(format!("cannot start a thread for the request: {error}"));
         }
         self.answer = None;
+        meanwhile();
         loop {
             self.wait(None);
             if let Some(answer) = self.answer.take() {

@@ -34,6 +34,10 @@ pub(crate) struct Drain {
     given_back: u64,
     /// The batch that is under way, with what is known of its records.
     pub batch: Option<Batch>,
+    /// What was read while the batch before it was on its way, and where it begins.
+    pub ahead: Option<(u64, Batch)>,
+    /// That may be done: memory holds what is ahead of one log, not of each.
+    pub reads_ahead: bool,
     /// What stands before it may have been sent, by us or by somebody who died over it, without
     /// an answer. However much that was: another process may send larger batches.
     doubtful_until: u64,
@@ -98,6 +102,8 @@ impl Drain {
             offset,
             given_back: offset,
             batch: None,
+            ahead: None,
+            reads_ahead: false,
             doubtful_until: size,
             held_since: None,
             may_defer: false,
@@ -111,6 +117,8 @@ impl Drain {
             offset: 0,
             given_back: 0,
             batch: None,
+            ahead: None,
+            reads_ahead: false,
             doubtful_until: 0,
             held_since: None,
             may_defer: false,
@@ -166,24 +174,53 @@ impl Drain {
     }
 
     /// Reads the next batch, unless one is under way.
-    pub fn fill(&mut self, end: End, limits: &BatchLimits) -> Result<&mut Batch> {
-        if self.batch.is_none() {
-            self.batch = Some(self.read_batch(self.offset, end, limits)?);
+    pub fn fill(&mut self, end: End, limits: &BatchLimits) -> Result<()> {
+        if self.batch.is_some() {
+            return Ok(());
         }
-        Ok(self.batch.get_or_insert_default())
+        let ahead = self.ahead.take().filter(|(start, batch)| {
+            *start == self.offset && batch.entries.len() <= limits.records && self.has(batch.end)
+        });
+        self.batch = Some(match ahead {
+            Some((_, batch)) => self.adopt(batch),
+            None => self.read_batch(self.offset, end, limits)?,
+        });
+        Ok(())
+    }
+
+    /// Reads what is next already. If that fails, it fails again when it is due.
+    pub fn peek(&self, start: u64, end: End, limits: &BatchLimits) -> Option<(u64, Batch)> {
+        if start >= end.offset {
+            return None;
+        }
+        let batch = Batch::read_to_send(self.bytes(), start, end, limits).ok()?;
+        Some((start, batch))
+    }
+
+    /// Is the file still as long as that? Its writer may take back what it could not sync.
+    fn has(&self, end: u64) -> bool {
+        match &self.source {
+            Source::File(log) => log.file.metadata().is_ok_and(|file| file.len() >= end),
+            Source::Memory(_) => true,
+        }
     }
 
     /// Reads the records from `start` on.
     pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> Result<Batch> {
-        let mut batch = Batch::read_to_send(self.bytes(), start, end, limits)
+        let batch = Batch::read_to_send(self.bytes(), start, end, limits)
             .map_err(|error| self.read_error(error))?;
+        Ok(self.adopt(batch))
+    }
+
+    /// Takes over what was read.
+    fn adopt(&mut self, mut batch: Batch) -> Batch {
         for entry in &mut batch.entries {
             entry.is_doubtful = entry.line.start < self.doubtful_until;
         }
         if let Source::File(log) = &mut self.source {
             log.ours |= batch.checksummed;
         }
-        Ok(batch)
+        batch
     }
 
     /// An answer was lost: if the batch is read anew, it is still in doubt.

@@ -171,7 +171,8 @@ impl Delivery {
         Ok(drain.map(|drain| Delivery::new(drain, limits)))
     }
 
-    fn new(drain: Drain, limits: &Batches) -> Delivery {
+    fn new(mut drain: Drain, limits: &Batches) -> Delivery {
+        drain.reads_ahead = true;
         let replay = Replay::new(BatchLimits {
             records: limits.records,
             bytes: limits.bytes,
@@ -205,7 +206,8 @@ struct FakeHost<'a, 'b> {
 }
 
 impl Host for FakeHost<'_, '_> {
-    fn exchange(&mut self, request: Request) -> Answer {
+    fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
+        meanwhile();
         let body = match &request.body {
             Body::Json(bytes) | Body::Multipart { bytes, .. } => bytes,
         };

@@ -90,8 +90,8 @@ impl Lane {
         held.min().map(|since| since + HOLD)
     }
 
-    /// Sends one batch of the oldest file that has one.
-    pub fn step(&mut self, desk: &mut dyn Host) -> Outcome {
+    /// Sends one batch of the oldest file that has one. `alone`: no other lane has any.
+    pub fn step(&mut self, desk: &mut dyn Host, alone: bool) -> Outcome {
         if self
             .replay
             .next_attempt()
@@ -106,6 +106,7 @@ impl Lane {
                     false => return Outcome::Done,
                 }
             };
+            drain.reads_ahead = alone;
             let stepped = self.replay.step(drain, end, desk);
             if let Some(error) = self.replay.take_error() {
                 self.error = Some(error);

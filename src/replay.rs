@@ -24,8 +24,9 @@ pub(crate) const HOLD: Duration = Duration::from_millis(1500);
 
 /// What the replay needs of the thread that it runs on.
 pub(crate) trait Host {
-    /// Sends a request and returns its answer, however long that takes.
-    fn exchange(&mut self, request: Request) -> Answer;
+    /// Sends a request and returns its answer, however long that takes. `meanwhile` is done while
+    /// the request is out.
+    fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer;
     /// Passes something on that somebody may want to know.
     fn tell(&mut self, event: Event);
     /// The server has asked for a pause: everybody who sends to it should know.
@@ -132,6 +133,7 @@ impl Replay {
             self.next_attempt = Some(Instant::now() + wait);
             self.retry_after = true;
             self.last_error = Some("the server has asked to wait".to_owned());
+            drain.ahead = None;
             return Ok(Progress::Blocked);
         }
         let limits = BatchLimits {
@@ -145,6 +147,9 @@ impl Replay {
         if batch.end == drain.offset() {
             return Ok(Progress::Idle);
         }
+        // Not in an outage: the answer that it is read for may be long in coming.
+        let reads_ahead = drain.reads_ahead && self.next_attempt.is_none();
+        let mut ahead = None;
         // What has come while calls were held back: their ends may be among it.
         let mut extend = drain.held_since.is_some();
         let mut may_extend = batch.end < end.offset;
@@ -161,7 +166,13 @@ impl Replay {
                     }
                 }
             }
-            match self.deliver(&mut batch, drain, end, may_extend, host) {
+            let start = batch.end;
+            let mut meanwhile = || {
+                if reads_ahead && ahead.is_none() {
+                    ahead = drain.peek(start, end, &limits);
+                }
+            };
+            match self.deliver(&mut batch, drain, end, may_extend, host, &mut meanwhile) {
                 Err(Stop::Extend) => extend = true,
                 ran => break ran,
             }
@@ -170,7 +181,7 @@ impl Replay {
         batch.calls = None;
         drain.batch = Some(batch);
         match ran {
-            Ok(()) => {}
+            Ok(()) => drain.ahead = ahead,
             Err(Stop::Unreadable(error)) => {
                 // Cut since the batch was read, it is read anew. A read that merely failed is
                 // repeated: what the batch knows of its records keeps them from going twice.
@@ -202,6 +213,7 @@ impl Replay {
         end: End,
         may_extend: bool,
         host: &mut dyn Host,
+        meanwhile: &mut dyn FnMut(),
     ) -> std::result::Result<(), Stop> {
         let knew = *self
             .whole_calls
@@ -216,6 +228,7 @@ impl Replay {
             source: drain.bytes(),
             batch,
             host,
+            meanwhile,
             whole_calls: &mut whole_calls,
             may_hold: is_last && !held && !self.hurried,
             body_limit: self.limits.bytes,

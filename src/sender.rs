@@ -229,22 +229,25 @@ impl Sender {
             on_event,
         };
         let mut any = false;
+        let mut busy_before = self.lanes.len();
         loop {
-            let mut more = false;
+            let mut busy = 0;
             for lane in self.lanes.values_mut() {
                 if is_over(until) {
                     return any;
                 }
-                match lane.step(&mut desk) {
+                let alone = busy == 0 && busy_before == 1;
+                match lane.step(&mut desk, alone) {
                     Outcome::Settled(settled) => {
                         self.done += settled;
-                        more = true;
+                        busy += 1;
                     }
                     Outcome::Blocked | Outcome::Done => {}
                 }
             }
-            any |= more;
-            if !more {
+            any |= busy > 0;
+            busy_before = busy;
+            if busy == 0 {
                 return any;
             }
         }
@@ -272,7 +275,7 @@ impl Sender {
         while !lanes.is_empty() && !is_over(&until) {
             lanes.retain_mut(|lane| {
                 lane.replay.hurry();
-                match lane.step(&mut desk) {
+                match lane.step(&mut desk, false) {
                     Outcome::Settled(settled) => {
                         self.done += settled;
                         true
@@ -339,7 +342,7 @@ struct Desk<'a> {
 }
 
 impl Host for Desk<'_> {
-    fn exchange(&mut self, request: Request) -> Answer {
+    fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
         let (reply, answer) = mpsc::channel();
         let server = self.server.clone();
         let sent = thread::Builder::new()
@@ -351,6 +354,7 @@ impl Host for Desk<'_> {
         if let Err(error) = sent {
             return not_sent(format!("cannot start a thread for the request: {error}"));
         }
+        meanwhile();
         loop {
             match answer.recv_timeout(TICK) {
                 Ok(answer) => return answer,

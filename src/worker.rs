@@ -228,6 +228,7 @@ impl Worker {
             };
             // A file that was written anew can begin with what is delivered already.
             drain.skip_to(self.desk.log.delivered().saturating_sub(file.base));
+            drain.reads_ahead = self.leftover.is_none();
             let end = Drain::own_end(file.end, file.sealed);
             let progress = self.replay.step(drain, end, &mut self.desk)?;
             let offset = drain.offset();
@@ -298,6 +299,7 @@ impl Worker {
                 self.leftover.insert(drain)
             }
         };
+        drain.reads_ahead = self.own.as_ref().is_none_or(|own| own.ahead.is_none());
         let stepped = drain
             .foreign_end()
             .and_then(|end| self.leftover_replay.step(drain, end, &mut self.desk));
