@@ -47,11 +47,16 @@ pub(crate) struct End {
 pub(crate) enum Verdict {
     Waiting,
     Delivered,
-    Refused {
-        reason: String,
-        status: Option<u16>,
-        detail: String,
-    },
+    Refused(Box<Refusal>),
+}
+
+/// Why a record was refused. A batch has thousands of verdicts and few of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub reason: String,
+    pub status: Option<u16>,
+    /// What the server has said.
+    pub detail: String,
 }
 
 /// A record's place in the file.

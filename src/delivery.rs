@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-use crate::batch::{Batch, Verdict};
+use crate::batch::{Batch, Refusal, Verdict};
 use crate::http::{Answer, Request};
 use crate::record::Kind;
 use crate::replay::Host;
@@ -231,7 +231,7 @@ impl Delivery<'_> {
     }
 
     fn note_refusal(&mut self, verdict: &Verdict) {
-        if let Verdict::Refused { .. } = verdict {
+        if let Verdict::Refused(_) = verdict {
             self.refused += 1;
             self.remember(verdict);
         }
@@ -295,7 +295,8 @@ impl Delivery<'_> {
     }
 
     fn remember(&mut self, refusal: &Verdict) {
-        if let Verdict::Refused { reason, detail, .. } = refusal {
+        if let Verdict::Refused(refusal) = refusal {
+            let Refusal { reason, detail, .. } = &**refusal;
             self.last_refusal = match detail.is_empty() {
                 true => reason.clone(),
                 false => format!("{reason}: {detail}"),
@@ -325,20 +326,20 @@ fn records(group: &[Unit]) -> u64 {
 }
 
 fn refused(status: u16, detail: String) -> Verdict {
-    Verdict::Refused {
+    Verdict::Refused(Box::new(Refusal {
         reason: format!("the server refused this record ({status})"),
         status: Some(status),
         detail,
-    }
+    }))
 }
 
 /// A record that no request can be made of.
 pub(crate) fn unsendable(reason: String) -> Verdict {
-    Verdict::Refused {
+    Verdict::Refused(Box::new(Refusal {
         reason,
         status: None,
         detail: String::new(),
-    }
+    }))
 }
 
 /// Up to `n` members of a group, spread over it, the last one first: it may be the newest.

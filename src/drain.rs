@@ -4,6 +4,7 @@ mod burial;
 mod discard;
 pub(crate) mod file;
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub(crate) struct Drain {
     /// Everything before it is delivered or in the dead-letter file.
     offset: u64,
     /// The space before it was given back to the disk.
-    given_back: u64,
+    given_back: Cell<u64>,
     /// The batch that is under way, with what is known of its records.
     pub batch: Option<Batch>,
     /// What was read while the batch before it was on its way, and where it begins.
@@ -100,7 +101,7 @@ impl Drain {
                 synced: 0,
             }),
             offset,
-            given_back: offset,
+            given_back: Cell::new(offset),
             batch: None,
             ahead: None,
             reads_ahead: false,
@@ -115,7 +116,7 @@ impl Drain {
         Drain {
             source: Source::Memory(log),
             offset: 0,
-            given_back: 0,
+            given_back: Cell::new(0),
             batch: None,
             ahead: None,
             reads_ahead: false,
@@ -271,7 +272,7 @@ impl Drain {
         };
         let settled = Settled {
             delivered: batch.count(|verdict| *verdict == Verdict::Delivered),
-            rejected: batch.count(|verdict| matches!(verdict, Verdict::Refused { .. })),
+            rejected: batch.count(|verdict| matches!(verdict, Verdict::Refused(_))),
             corrupt: batch.damages.len() as u64,
             records: batch.entries.len() as u64,
         };
@@ -295,7 +296,9 @@ impl Drain {
             written => written?,
         }
         self.offset = settled_end;
-        self.give_back_some();
+        if settled_end >= end.offset {
+            self.give_back_some();
+        }
         self.batch = None;
         self.held_since = None;
         if settled.delivered > 0 {
@@ -326,11 +329,12 @@ impl Drain {
     }
 
     /// A file that is written to for days must not hold the space of what was delivered long ago.
-    fn give_back_some(&mut self) {
+    /// While there is more to send, this can be done when a request is out.
+    pub fn give_back_some(&self) {
         let ours = matches!(&self.source, Source::File(log) if log.ours);
-        if ours && self.offset >= self.given_back + GIVE_BACK {
+        if ours && self.offset >= self.given_back.get() + GIVE_BACK {
             self.give_back(self.offset);
-            self.given_back = self.offset;
+            self.given_back.set(self.offset);
         }
     }
 

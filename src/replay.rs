@@ -168,6 +168,7 @@ impl Replay {
             }
             let start = batch.end;
             let mut meanwhile = || {
+                drain.give_back_some();
                 if reads_ahead && ahead.is_none() {
                     ahead = drain.peek(start, end, &limits);
                 }

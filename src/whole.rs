@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batch::{Batch, Verdict};
+use crate::batch::{Batch, Refusal, Verdict};
 use crate::delivery::{Delivery, Stop, Unit, unsendable};
 use crate::http::Answer;
 use crate::record::Kind;
@@ -250,11 +250,11 @@ impl Delivery<'_> {
         }
         // It has answered a question: whatever it refuses, the fault is not in the address.
         self.accepts = true;
-        Ok(Verdict::Refused {
+        Ok(Verdict::Refused(Box::new(Refusal {
             reason: "the server knows no call that this could be the end of".to_owned(),
             status: Some(404),
             detail: String::new(),
-        })
+        })))
     }
 }
 

@@ -82,12 +82,7 @@ impl Drain {
     }
 
     fn letter(&self, entry: &Entry, attempts: u32) -> Result<Option<DeadLetter>> {
-        let Verdict::Refused {
-            reason,
-            status,
-            detail,
-        } = &entry.verdict
-        else {
+        let Verdict::Refused(refusal) = &entry.verdict else {
             return Ok(None);
         };
         let line = self.read(entry.line.start, entry.line.end)?;
@@ -101,9 +96,9 @@ impl Drain {
             record,
             raw,
             offset: entry.line.start,
-            reason: reason.clone(),
-            status: *status,
-            detail: detail.clone(),
+            reason: refusal.reason.clone(),
+            status: refusal.status,
+            detail: refusal.detail.clone(),
             attempts,
             at: deadletter::now(),
         }))
