@@ -170,6 +170,7 @@ impl Client {
                 inbox,
                 outbox: outbox.clone(),
                 flushes: Vec::new(),
+                post: None,
                 answer: None,
                 closing: false,
                 hurry: false,

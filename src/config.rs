@@ -18,7 +18,7 @@ pub(crate) const RECORD_LIMIT: usize = 16 << 20;
 /// What is read back: other writers have other limits.
 pub(crate) const READ_LIMIT: usize = 64 << 20;
 pub(crate) const BATCH_RECORDS: usize = 10_000;
-pub(crate) const BATCH_BYTES: usize = 8 << 20;
+pub(crate) const BATCH_BYTES: usize = 4 << 20;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const START_JITTER: Duration = Duration::from_secs(2);
 
@@ -257,7 +257,7 @@ impl Config {
     }
 
     /// How many bytes the body of one request has at most, unless one record alone has more; the
-    /// public server takes 32 MiB. Default: 8 MiB.
+    /// public server takes 32 MiB. Default: 4 MiB.
     pub fn batch_bytes(mut self, batch_bytes: usize) -> Self {
         self.batch_bytes = batch_bytes;
         self

@@ -2,7 +2,6 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::age::Marks;
@@ -13,6 +12,7 @@ use crate::events::Events;
 use crate::holdoff::HoldOff;
 use crate::http::{Answer, Request, Server};
 use crate::log::Log;
+use crate::post::Post;
 use crate::replay::Host;
 use crate::report::{Event, Receipt};
 
@@ -73,6 +73,8 @@ pub(crate) struct Desk {
     pub inbox: Receiver<Message>,
     pub outbox: Sender<Message>,
     pub flushes: Vec<Flush>,
+    /// Sends while there is more to send.
+    pub post: Option<Post>,
     pub answer: Option<Answer>,
     pub closing: bool,
     /// Somebody waits for a delivery: do not sit out a backoff.
@@ -221,17 +223,25 @@ impl Host for Desk {
             return cannot_send("there is no server to send to".to_owned());
         };
         let outbox = self.outbox.clone();
-        let sent = thread::Builder::new()
-            .name("weave-wal-post".to_owned())
-            .spawn(move || {
-                let answer = server.send(request);
-                // The receiver outlives every request it waits for.
-                let _ = outbox.send(Message::Answer(answer));
-            });
-        if let Err(error) = sent {
-            return cannot_send(format!("cannot start a thread for the request: {error}"));
-        }
+        let tell = move |answer| {
+            // The receiver outlives every request it waits for.
+            let _ = outbox.send(Message::Answer(answer));
+        };
+        let post = match self
+            .post
+            .take()
+            .map_or_else(|| Post::start(server, tell), Ok)
+        {
+            Ok(post) => post,
+            Err(error) => {
+                return cannot_send(format!("cannot start a thread for the request: {error}"));
+            }
+        };
         self.answer = None;
+        if !post.send(request) {
+            return cannot_send("the thread for requests has ended".to_owned());
+        }
+        self.post = Some(post);
         meanwhile();
         loop {
             self.wait(None);

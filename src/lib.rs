@@ -175,6 +175,7 @@ mod lock;
 mod log;
 mod name;
 mod orphans;
+mod post;
 pub mod reader;
 mod record;
 mod replay;

@@ -1,6 +1,7 @@
 //! Delivering everything below a root, whoever wrote it: the rescue of what others left behind.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -19,6 +20,7 @@ use crate::inspect;
 use crate::lane::{Lane, Outcome};
 use crate::name::split_project;
 use crate::orphans;
+use crate::post::Post;
 use crate::replay::{Host, random};
 use crate::report::Event;
 
@@ -223,6 +225,7 @@ impl Sender {
     fn pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> bool {
         let mut desk = Desk {
             server: &self.server,
+            post: None,
             hold_off: HoldOff::new(&self.root, self.server.url()),
             until,
             stopped: &mut self.stopped,
@@ -266,6 +269,7 @@ impl Sender {
         let _ = self.search();
         let mut desk = Desk {
             server: &self.server,
+            post: None,
             hold_off: HoldOff::new(&self.root, self.server.url()),
             until: &until,
             stopped: &mut self.stopped,
@@ -335,6 +339,8 @@ impl Sender {
 /// The calling thread's side of a request.
 struct Desk<'a> {
     server: &'a Server,
+    /// With where its answers come in. Not kept when one was not waited for.
+    post: Option<(Post, mpsc::Receiver<Answer>)>,
     hold_off: HoldOff,
     until: &'a Until<'a>,
     stopped: &'a mut Option<Instant>,
@@ -343,21 +349,21 @@ struct Desk<'a> {
 
 impl Host for Desk<'_> {
     fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
-        let (reply, answer) = mpsc::channel();
-        let server = self.server.clone();
-        let sent = thread::Builder::new()
-            .name("weave-wal-post".to_owned())
-            .spawn(move || {
-                // Nobody listens any more if the run has ended meanwhile.
-                let _ = reply.send(server.send(request));
-            });
-        if let Err(error) = sent {
-            return not_sent(format!("cannot start a thread for the request: {error}"));
-        }
+        let (post, answers) = match self.post.take().map_or_else(|| post(self.server), Ok) {
+            Ok(post) => post,
+            Err(error) => {
+                return not_sent(format!("cannot start a thread for the request: {error}"));
+            }
+        };
+        // If it is gone, there is no answer either.
+        post.send(request);
         meanwhile();
         loop {
-            match answer.recv_timeout(TICK) {
-                Ok(answer) => return answer,
+            match answers.recv_timeout(TICK) {
+                Ok(answer) => {
+                    self.post = Some((post, answers));
+                    return answer;
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return not_sent("the request's thread has ended without an answer".to_owned());
@@ -384,6 +390,15 @@ impl Host for Desk<'_> {
     fn held_off(&mut self) -> Option<Duration> {
         self.hold_off.left(SystemTime::now())
     }
+}
+
+fn post(server: &Server) -> io::Result<(Post, mpsc::Receiver<Answer>)> {
+    let (reply, answers) = mpsc::channel();
+    let post = Post::start(server.clone(), move |answer| {
+        // Nobody listens any more if the run has ended meanwhile.
+        let _ = reply.send(answer);
+    })?;
+    Ok((post, answers))
 }
 
 fn not_sent(why: String) -> Answer {

@@ -83,7 +83,7 @@ fn behind_10_gib_open_reads_nothing_memory_is_flat_and_fresh_records_pass() {
     let first = received.iter().position(is_fresh).unwrap();
     let last = received.iter().rposition(is_fresh).unwrap();
     let between = last - first + 1 - FRESH;
-    // A batch of the backlog has 8 MiB: fresh ones wait for one of them, not for the backlog.
+    // A batch of the backlog has 4 MiB: fresh ones wait for one of them, not for the backlog.
     assert!(between <= records, "{between} of the backlog in between");
     assert!(received.len() < 4 * records, "{}", received.len());
     let stats = client.stats();

@@ -29,7 +29,7 @@ fn the_defaults_are_those_of_the_documentation() {
          server: \"https://trace.wandb.ai\", api_key: None, storage: Disk, \
          durability: Written, sender: true, sync_interval: 100ms, segment_bytes: 67108864, \
          record_limit: 16777216, queue_records: 100000, queue_bytes: 8388608, \
-         queue_wait: 5s, batch_records: 10000, batch_bytes: 8388608, \
+         queue_wait: 5s, batch_records: 10000, batch_bytes: 4194304, \
          request_timeout: 30s, disk_budget: 4294967296, free_space_floor: None, \
          when_full: Reject, start_jitter: 2s, on_event: None }"
     );
