@@ -22,6 +22,7 @@
 use serde_json::value::RawValue;
 
 use crate::record::{Fault, Record, parse};
+use crate::sys;
 
 /// What comes behind a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,22 +235,15 @@ fn skip_blank(bytes: &[u8]) -> Option<Step<'_>> {
     Some(Step::Skip { len, nuls })
 }
 
-/// Where the first newline or NUL stands.
+/// Where the first newline or NUL stands. In stretches, so that where one of them comes often the
+/// other is not looked for far beyond it.
 fn find_separator(bytes: &[u8]) -> Option<usize> {
-    const BLOCK: usize = 64;
-    let mut start = 0;
-    while let Some(block) = bytes[start..].first_chunk::<BLOCK>() {
-        // With a known length, bytes for truth and no early exit, the compiler looks at many at once.
-        let separators = block
-            .iter()
-            .fold(0, |found, byte| found | u8::from(is_separator(byte)));
-        if separators != 0 {
-            break;
-        }
-        start += BLOCK;
-    }
-    let at = bytes[start..].iter().position(is_separator)?;
-    Some(start + at)
+    const STRETCH: usize = 1024;
+    bytes.chunks(STRETCH).enumerate().find_map(|(n, stretch)| {
+        let newline = sys::find(b'\n', stretch);
+        let nul = sys::find(0, &stretch[..newline.unwrap_or(stretch.len())]);
+        Some(n * STRETCH + nul.or(newline)?)
+    })
 }
 
 /// Reads a piece that no newline ends. A truncated tail is not corruption: no proper prefix of an

@@ -216,6 +216,13 @@ fn punch(_: &File, _: libc::off_t) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Where a byte stands first.
+pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    // SAFETY: the pointer and the length are those of a slice.
+    let at = unsafe { libc::memchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
+    (!at.is_null()).then(|| at as usize - bytes.as_ptr() as usize)
+}
+
 /// For CRC-32 (see `crc`): 16 bytes that stand for the register and the beginning of `bytes`, and
 /// the rest, which is shorter than that. `None`: too few bytes, or not with this processor.
 #[cfg(target_arch = "x86_64")]
