@@ -62,6 +62,8 @@ pub(crate) struct Replay {
     transient: Backoff,
     probe: Backoff,
     next_attempt: Option<Instant>,
+    /// The server has taken something, and nothing has failed since.
+    flows: bool,
     /// The server itself has said when to come back.
     retry_after: bool,
     paused: Option<String>,
@@ -84,6 +86,7 @@ impl Replay {
             transient: Backoff::transient(),
             probe: Backoff::probe(),
             next_attempt: None,
+            flows: false,
             retry_after: false,
             paused: None,
             hurried: false,
@@ -147,8 +150,8 @@ impl Replay {
         if batch.end == drain.offset() {
             return Ok(Progress::Idle);
         }
-        // Not in an outage: the answer that it is read for may be long in coming.
-        let reads_ahead = drain.reads_ahead && self.next_attempt.is_none();
+        // Only while answers come: what is read ahead takes memory until then.
+        let reads_ahead = drain.reads_ahead && self.flows;
         let mut ahead = None;
         // What has come while calls were held back: their ends may be among it.
         let mut extend = drain.held_since.is_some();
@@ -285,6 +288,7 @@ impl Replay {
         self.unanswered = 0;
         self.probe.reset();
         self.next_attempt = None;
+        self.flows = true;
         self.records = (self.records.saturating_mul(2)).min(self.limits.records);
         if self.paused.take().is_some() {
             host.tell(Event::Resumed);
@@ -294,6 +298,7 @@ impl Replay {
     /// Notes when to go on, and what of the batch is worth keeping until then.
     fn block(&mut self, stop: Stop, drain: &mut Drain, host: &mut dyn Host) {
         let random = random();
+        self.flows = false;
         match stop {
             Stop::Retry {
                 why,
