@@ -233,18 +233,16 @@ def run(name, server, scratch):
         home = os.path.join(scratch, name, kind.name)
         os.makedirs(home)
         contender = kind(f"team/{name}-{kind.name}", home, server, Proxy(server))
-        acknowledged = SCENARIOS[name][1](contender)
-        if acknowledged is not None:
-            rows[kind.name] = count(contender, acknowledged)
-
-    def one_and_tidy(kind):
         try:
-            one(kind)
+            acknowledged = SCENARIOS[name][1](contender)
+            if acknowledged is not None:
+                rows[kind.name] = count(contender, acknowledged)
         finally:
-            home = os.path.join(scratch, name, kind.name)
+            for process in contender.processes:
+                process.kill()
             subprocess.run(["umount", home], stderr=subprocess.DEVNULL)
 
-    threads = [threading.Thread(target=one_and_tidy, args=(kind,)) for kind in (Python, Ours)]
+    threads = [threading.Thread(target=one, args=(kind,)) for kind in (Python, Ours)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -16,13 +16,14 @@ from counting import HERE, KEY
 
 CACHE = os.path.join(HERE, "../../.cache")
 LAYOUT = os.path.join(".weave", "wal")
-# What is neither answered nor ended by then will not be.
+# What is neither answered nor ended by then has hung, and nothing is measured.
 LONG = 120
 
 
 class Process:
     def __init__(self, contender, command, key, env={}):
         self.contender = contender
+        contender.processes.append(self)
         base = {"PATH": "/usr/bin:/bin", "HOME": contender.home, "WANDB_API_KEY": key}
         base |= {"WF_TRACE_SERVER_URL": contender.proxy.url}
         self.child = subprocess.Popen(
@@ -30,23 +31,24 @@ class Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
 
-    def say(self, lines):
+    def answers(self, done, lines=""):
+        """What it prints when it is told `lines`, until a line is `done` or it has ended."""
+        found = []
+        hung = threading.Event()
+        watchdog = threading.Timer(LONG, lambda: (hung.set(), self.child.kill()))
+        watchdog.start()
         try:
             self.child.stdin.write(lines)
             self.child.stdin.flush()
-        except BrokenPipeError:  # it has ended; whoever waits for its answer notices
+        except BrokenPipeError:  # it has ended, and may have answered before
             pass
-
-    def answers(self, done):
-        """The lines it prints, until one is `done` or it has ended."""
-        found = []
-        watchdog = threading.Timer(LONG, self.child.kill)
-        watchdog.start()
         for line in self.child.stdout:
             found.append(line.split())
             if line.strip() == done:
                 break
         watchdog.cancel()
+        if hung.is_set():
+            raise TimeoutError(f"no {done!r} within {LONG} s: {self.child.args}")
         return found
 
     def kill(self):
@@ -63,6 +65,7 @@ class Process:
             self.child.wait(LONG)
         except subprocess.TimeoutExpired:
             self.kill()
+            raise
 
     def terminate(self):
         self.child.send_signal(signal.SIGTERM)
@@ -72,6 +75,7 @@ class Process:
 class Contender:
     def __init__(self, project, home, server, proxy):
         self.project, self.home, self.server, self.proxy = project, home, server, proxy
+        self.processes = []
 
     def logs(self):
         """The directory below which its log is."""
@@ -86,8 +90,8 @@ class Python(Contender):
     class Live(Process):
         def do(self, what):
             """An acknowledgement is the call that has returned."""
-            self.say(what + "\n")
-            told = [words[1] for words in self.answers("done") if words[:1] == ["returned"]]
+            answers = self.answers("done", what + "\n")
+            told = [words[1] for words in answers if words[:1] == ["returned"]]
             return [(half, id) for id in told for half in ("start", "end")]
 
         def calls(self, n):
@@ -98,9 +102,6 @@ class Python(Contender):
 
         def file(self, path):
             self.do(f"file {path}")
-
-        def flush(self):
-            self.do("flush")
 
     def env(self, server):
         path = os.path.abspath(os.path.join(CACHE, "weave-client"))
@@ -145,9 +146,9 @@ class Ours(Contender):
 
         def append(self, records):
             """An acknowledgement is the number of a line that is safe."""
-            self.say("".join(json.dumps(record) + "\n" for record in records))
             self.said += len(records)
-            return len(self.answers(str(self.said)))
+            lines = "".join(json.dumps(record) + "\n" for record in records)
+            return len(self.answers(str(self.said), lines))
 
         def calls(self, n, step=1):
             halves = []
@@ -167,9 +168,6 @@ class Ours(Contender):
             project = self.contender.project
             req = {"project_id": project, "name": "f", "content_base64": content}
             self.append([{"type": "file_create", "req": req}])
-
-        def flush(self):
-            pass
 
     binary = None
 

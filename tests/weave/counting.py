@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ class Server:
         command = [sys.executable, os.path.join(HERE, "server.py"), KEY]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.child = subprocess.Popen(command, **pipes, text=True)
+        if not select.select([self.child.stdout], [], [], 120)[0]:
+            raise TimeoutError("the server does not start")
         self.port = int(self.child.stdout.readline())
 
     def post(self, path, body, content_type="application/json"):
@@ -141,8 +144,7 @@ class Proxy:
     def settle(self, quiet=4, most=90):
         """Until nothing was sent for some seconds: everybody looks into his log each second."""
         begun = time.monotonic()
-        while True:
-            idle = time.monotonic() - max(self.last_request, begun)
-            if idle > quiet or time.monotonic() - begun > most:
-                return
+        while time.monotonic() - max(self.last_request, begun) <= quiet:
+            if time.monotonic() - begun > most:
+                raise TimeoutError(f"requests still come after {most} s")
             time.sleep(0.1)
