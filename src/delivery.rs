@@ -78,7 +78,7 @@ pub(crate) struct Delivery<'a> {
     pub body_limit: usize,
     /// There is more behind this batch.
     pub may_extend: bool,
-    /// There are more logs.
+    /// What belongs to a record may still come from another log.
     pub may_defer: bool,
     /// Requests sent, how many records the last one held, and how many of them were taken.
     pub requests: u64,

@@ -44,7 +44,7 @@ pub(crate) struct Drain {
     doubtful_until: u64,
     /// Since when calls without an end have been held back.
     pub held_since: Option<Instant>,
-    /// There are more logs: what belongs to a record of this one may be in them.
+    /// What belongs to a record of this log may still come from another one.
     pub may_defer: bool,
 }
 

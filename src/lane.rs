@@ -1,17 +1,21 @@
 //! One directory of logs among those that a sender delivers: which file is next, which is waited
 //! for.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::batch::{BatchLimits, End};
+use crate::batch::{BatchLimits, End, Verdict};
 use crate::config;
+use crate::deferral::Deferrals;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
 use crate::name::{Extension, FileName};
 use crate::replay::{HOLD, Host, Progress, Replay};
 use crate::report::Event;
+
+/// So many files stay open while their ends wait for other files.
+const MOST_OPEN: usize = 100;
 
 /// One directory of logs, and the state of sending its project.
 pub(crate) struct Lane {
@@ -21,14 +25,14 @@ pub(crate) struct Lane {
     /// How far the open file is delivered in this run.
     end: Option<End>,
     todo: Vec<FileName>,
-    /// Open files with calls that are held back, and those of them to be looked at again.
+    /// Open files with calls that are held back or wait for another file, and those of them to be
+    /// looked at again.
     held: Vec<Drain>,
     to_release: VecDeque<Drain>,
     /// Held by another process, or not to be had: looked at again.
     skipped: Vec<FileName>,
     pub error: Option<String>,
-    /// Files that have let the others go first.
-    deferred: BTreeSet<FileName>,
+    deferred: Deferrals,
 }
 
 /// What one step of a lane came to.
@@ -55,7 +59,7 @@ impl Lane {
             to_release: VecDeque::new(),
             skipped: Vec::new(),
             error: None,
-            deferred: BTreeSet::new(),
+            deferred: Deferrals::default(),
         }
     }
 
@@ -86,8 +90,9 @@ impl Lane {
 
     /// When calls have been held back for long enough.
     pub fn release_at(&self) -> Option<Instant> {
-        let held = self.held.iter().filter_map(|drain| drain.held_since);
-        held.min().map(|since| since + HOLD)
+        let held = self.held.iter().filter(|drain| !self.is_deferred(drain));
+        let since = held.filter_map(|drain| drain.held_since).min();
+        since.map(|since| since + HOLD)
     }
 
     /// Sends one batch of the oldest file that has one. `alone`: no other lane has any.
@@ -127,8 +132,7 @@ impl Lane {
                     Ok(())
                 }
                 Ok(Progress::Deferred) => {
-                    self.deferred.extend(drain.name().cloned());
-                    self.skip_current();
+                    self.defer_current();
                     Ok(())
                 }
                 Err(error) if drain.batch.is_some() => {
@@ -150,8 +154,20 @@ impl Lane {
 
     /// Opens the next file that can be had. `false`: there is none.
     fn open_next(&mut self) -> bool {
-        // While calls are held back, their ends may have come.
-        while let Some(mut drain) = self.to_release.pop_front() {
+        // While calls are held back, their ends may have come. What waits for another file comes
+        // behind all of them.
+        self.open_again(false) || self.open_todo() || self.open_again(true)
+    }
+
+    fn open_again(&mut self, deferred: bool) -> bool {
+        loop {
+            let is_wanted = |drain: &Drain| self.is_deferred(drain) == deferred;
+            let at = self.to_release.iter().position(is_wanted);
+            let Some(mut drain) = at.and_then(|at| self.to_release.remove(at)) else {
+                return false;
+            };
+            let may_wait = |name: &FileName| self.deferred.may_wait(&self.directory, name);
+            drain.may_defer = drain.name().is_some_and(may_wait);
             match drain.foreign_end() {
                 Ok(end) => {
                     self.drain = Some(drain);
@@ -164,6 +180,9 @@ impl Lane {
                 }
             }
         }
+    }
+
+    fn open_todo(&mut self) -> bool {
         while !self.todo.is_empty() {
             let name = self.todo.remove(0);
             let opened = Drain::open(&self.directory, &name, false).and_then(|drain| match drain {
@@ -172,7 +191,7 @@ impl Lane {
             });
             match opened {
                 Ok(Some((mut drain, end))) => {
-                    drain.may_defer = !self.todo.is_empty() && !self.deferred.contains(&name);
+                    drain.may_defer = self.deferred.may_wait(&self.directory, &name);
                     self.drain = Some(drain);
                     self.end = Some(end);
                     return true;
@@ -195,9 +214,39 @@ impl Lane {
     /// The open file is delivered as far as it reached: removes it, if nobody writes to it.
     fn close_current(&mut self) -> Result<()> {
         self.end = None;
-        match self.drain.take() {
-            Some(drain) => drain.remove_foreign().map(drop),
-            None => Ok(()),
+        let Some(drain) = self.drain.take() else {
+            return Ok(());
+        };
+        if let Some(name) = drain.name() {
+            self.deferred.forget(name);
+        }
+        drain.remove_foreign().map(drop)
+    }
+
+    fn is_deferred(&self, drain: &Drain) -> bool {
+        drain.name().is_some_and(|name| self.deferred.has(name))
+    }
+
+    /// The other files first: the open one comes behind them, and after that in the next pass.
+    fn defer_current(&mut self) {
+        self.end = None;
+        let Some(drain) = self.drain.take() else {
+            return;
+        };
+        let Some(name) = drain.name().cloned() else {
+            return;
+        };
+        let is_first = self.deferred.note(&name);
+        // What is delivered of its batch would be sent again if it were closed.
+        let delivered = |verdict: &Verdict| *verdict == Verdict::Delivered;
+        let batch = drain.batch.as_ref();
+        let keep = batch.is_some_and(|batch| batch.count(delivered) > 0)
+            && self.held.len() + self.to_release.len() < MOST_OPEN;
+        match (keep, is_first) {
+            (true, true) => self.to_release.push_back(drain),
+            (true, false) => self.held.push(drain),
+            (false, true) => self.todo.push(name),
+            (false, false) => self.skipped.push(name),
         }
     }
 

@@ -151,6 +151,7 @@ mod config;
 mod crc;
 pub mod dead;
 mod deadletter;
+mod deferral;
 mod delivery;
 mod desk;
 mod directory;

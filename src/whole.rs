@@ -30,8 +30,11 @@ impl Delivery<'_> {
                 return Ok(());
             }
         }
-        for index in ends {
-            self.half(index, &halves[&index])?;
+        let mut ends = ends.into_iter();
+        let sent = ends.try_for_each(|index| self.half(index, &halves[&index]));
+        // While one waits for another log, an end there may wait for one of these starts.
+        if !matches!(sent, Ok(()) | Err(Stop::Defer)) {
+            return sent;
         }
         if self.may_hold && !starts.is_empty() {
             return Err(Stop::Hold);
@@ -39,7 +42,7 @@ impl Delivery<'_> {
         for index in starts {
             self.half(index, &halves[&index])?;
         }
-        Ok(())
+        sent
     }
 
     /// What the calls that wait say of themselves. One that cannot be read cannot be sent.

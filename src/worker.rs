@@ -4,12 +4,13 @@
 //! thread anyway; here the answer comes back as a message, and until it does the thread keeps the
 //! log's timers and serves `flush` and `finish`. So a server that hangs delays no sync.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint;
+use crate::deferral::Deferrals;
 use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
@@ -46,8 +47,7 @@ pub(crate) struct Worker {
     /// Leftovers have a state of their own: what is wrong with them holds nothing else up.
     pub leftover_replay: Replay,
     pub leftovers: VecDeque<FileName>,
-    /// Leftovers that have let the others go first.
-    pub deferred: BTreeSet<FileName>,
+    pub deferred: Deferrals,
     pub searched: Option<Instant>,
     /// The right to deliver the leftovers, while there are any.
     pub adopted: Option<Adoption>,
@@ -295,25 +295,33 @@ impl Worker {
                 let Some(name) = self.next_leftover(&directory)? else {
                     return Ok(Progress::Idle);
                 };
-                let Some(mut drain) = Drain::open(&directory, &name, false)? else {
+                let Some(drain) = Drain::open(&directory, &name, false)? else {
                     return Ok(on_to_the_next);
                 };
-                drain.may_defer = !self.leftovers.is_empty() && !self.deferred.contains(&name);
                 self.leftover.insert(drain)
             }
         };
         drain.reads_ahead = self.own.as_ref().is_none_or(|own| own.ahead.is_none());
+        if let Some(name) = drain.name() {
+            drain.may_defer = self.deferred.may_wait(&directory, name);
+        }
         let stepped = drain
             .foreign_end()
             .and_then(|end| self.leftover_replay.step(drain, end, &mut self.desk));
         match stepped {
             Ok(Progress::Idle) => {}
             Ok(Progress::Deferred) => {
-                let deferred = self.leftover.take();
-                let name = deferred.as_ref().and_then(Drain::name).cloned();
-                self.deferred.extend(name.clone());
-                self.leftovers.extend(name);
-                return Ok(on_to_the_next);
+                let Some(name) = drain.name().cloned() else {
+                    return Ok(Progress::Deferred);
+                };
+                if self.deferred.note(&name) {
+                    self.leftover = None;
+                    self.leftovers.push_back(name);
+                    return Ok(on_to_the_next);
+                }
+                // The others have been first. It stays open, so that nothing of it goes twice.
+                self.leftovers_from = Some(Instant::now() + LOOK_AGAIN);
+                return Ok(Progress::Deferred);
             }
             Ok(progress) => return Ok(progress),
             Err(error) => {
@@ -324,6 +332,9 @@ impl Worker {
             }
         }
         if let Some(done) = self.leftover.take() {
+            if let Some(name) = done.name() {
+                self.deferred.forget(name);
+            }
             done.remove_foreign()?;
         }
         Ok(on_to_the_next)

@@ -21,3 +21,5 @@ mod modes;
 mod python;
 #[path = "weave/sidecar.rs"]
 mod sidecar;
+#[path = "weave/together.rs"]
+mod together;

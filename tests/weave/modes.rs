@@ -135,6 +135,29 @@ fn an_end_in_an_older_file_than_its_start_is_not_lost() {
 }
 
 #[test]
+fn logs_whose_ends_wait_for_each_other_lose_none_and_send_nothing_twice() {
+    let Some(server) = server() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let project = "team/v2-crosswise";
+    server.make_v2(project);
+    let object = json!({"obj": {"project_id": project, "object_id": "o", "val": 1}});
+    let object = json!({"type": "obj_create", "req": object});
+    for (stamp, ends, starts) in [(1, 0, 1), (2, 1, 0)] {
+        let (end, start) = (end_line(project, ends), start_line(project, starts));
+        plant(
+            dir.path(),
+            project,
+            stamp,
+            &format!("{object}\n{end}{start}"),
+        );
+    }
+    let proxy = Proxy::start(server.port, |_, _| Fate::Pass);
+    assert_eq!(send_all(dir.path(), &proxy.url()), 6);
+    assert_eq!(proxy.count("/obj/create"), 2);
+    assert_whole(server, project, 0..2);
+}
+
+#[test]
 fn an_end_without_a_start_anywhere_is_kept_as_a_dead_letter() {
     let Some(server) = server() else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,89 @@
+//! Several senders at one directory, and one that is killed and started again, while answers are
+//! lost: every call is there once, with its end.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::helpers::*;
+use super::proxy::{Fate, Proxy};
+use super::server::server;
+
+/// Starts `weave-wal send`. It says nothing, and ends on its own.
+fn sender(root: &Path, url: &str) -> Child {
+    let mut command = tool(root, url, &["send", "--timeout", "60"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Each half of each call in a log of its own.
+fn plant_scattered(root: &Path, project: &str, calls: usize) {
+    for n in 0..calls {
+        plant(root, project, 2 * n as u64, &start_line(project, n));
+        plant(root, project, 2 * n as u64 + 1, &end_line(project, n));
+    }
+}
+
+/// Two senders at once, and many answers are lost.
+fn two_senders(project: &str, calls: usize) {
+    let Some(server) = server() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(server.port, |_, n| match n % 7 {
+        1 => Fate::LoseAnswer,
+        _ => Fate::Pass,
+    });
+    plant_scattered(dir.path(), project, calls);
+    let both = [0, 1].map(|_| sender(dir.path(), &proxy.url()));
+    for mut sender in both {
+        sender.wait().unwrap();
+    }
+    assert!(proxy.has(Fate::LoseAnswer));
+    let dead: Vec<String> = files(dir.path(), "deadletter")
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    assert_eq!(dead, Vec::<String>::new());
+    send_all(dir.path(), &server.url());
+    assert_whole(server, project, 0..calls);
+}
+
+#[test]
+fn two_senders_and_lost_answers_count_each_call_once() {
+    two_senders("team/together", 30);
+}
+
+#[test]
+fn two_senders_and_lost_answers_count_each_call_once_where_whole_calls_are_wanted() {
+    let Some(server) = server() else { return };
+    server.make_v2("team/together-whole");
+    two_senders("team/together-whole", 20);
+}
+
+#[test]
+fn an_end_waits_for_a_start_that_another_sender_has_in_its_hands() {
+    let Some(server) = server() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let project = "team/together-hands";
+    server.make_v2(project);
+    plant(dir.path(), project, 1, &start_line(project, 0));
+    let may_pass = Arc::new(AtomicBool::new(false));
+    let bad = Proxy::start(server.port, {
+        let may_pass = Arc::clone(&may_pass);
+        move |_, _| match may_pass.load(Ordering::SeqCst) {
+            true => Fate::Pass,
+            false => Fate::LoseRequest,
+        }
+    });
+    let good = Proxy::start(server.port, |_, _| Fate::Pass);
+    let mut first = sender(dir.path(), &bad.url());
+    wait_until("it tries the start", || bad.has(Fate::LoseRequest));
+    plant(dir.path(), project, 2, &end_line(project, 0));
+    let mut second = sender(dir.path(), &good.url());
+    wait_until("the end is tried", || good.count("/call/end") > 0);
+    may_pass.store(true, Ordering::SeqCst);
+    for sender in [&mut first, &mut second] {
+        assert!(sender.wait().unwrap().success());
+    }
+    assert_whole(server, project, 0..1);
+}
