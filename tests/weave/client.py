@@ -77,6 +77,8 @@ def live(project):
             file = client._wal._writer._writer._file
             file.write(rest.encode())
             file.flush()
+        elif word == "rotate":  # to another file at so many bytes
+            client._wal._writer._max_file_size = int(rest)
         elif word == "newline":
             file.write(b"\n")
             file.flush()

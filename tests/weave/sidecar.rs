@@ -54,10 +54,11 @@ impl Drop for Sidecar {
 }
 
 /// A Python process that logs, and a `weave-wal send --watch` beside it.
-struct Pod<'a> {
+pub struct Pod<'a> {
     server: &'a Server,
     project: &'a str,
-    root: PathBuf,
+    pub root: PathBuf,
+    url: String,
     python: Child,
     said: Lines<BufReader<ChildStdout>>,
     sidecar: Option<Sidecar>,
@@ -66,6 +67,11 @@ struct Pod<'a> {
 
 impl Pod<'_> {
     fn start<'a>(server: &'a Server, project: &'a str) -> Pod<'a> {
+        Pod::through(server.url(), server, project)
+    }
+
+    /// The sidecar sends to `url`.
+    pub fn through<'a>(url: String, server: &'a Server, project: &'a str) -> Pod<'a> {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join(".weave/wal");
         fs::create_dir_all(&root).unwrap();
@@ -75,11 +81,12 @@ impl Pod<'_> {
             .spawn()
             .unwrap();
         let said = BufReader::new(python.stdout.take().unwrap()).lines();
-        let sidecar = Some(Sidecar::start(&root, &server.url()));
+        let sidecar = Some(Sidecar::start(&root, &url));
         Pod {
             server,
             project,
             root,
+            url,
             python,
             said,
             sidecar,
@@ -88,13 +95,13 @@ impl Pod<'_> {
     }
 
     /// Lets Python do something and waits until it has.
-    fn tell(&mut self, line: &str) {
+    pub fn tell(&mut self, line: &str) {
         writeln!(self.python.stdin.as_mut().unwrap(), "{line}").unwrap();
         let done = |line: std::io::Result<String>| line.unwrap().starts_with("done");
         assert!(self.said.any(done), "the client has ended");
     }
 
-    fn ended_calls(&self) -> usize {
+    pub fn ended_calls(&self) -> usize {
         let calls = self.server.calls(self.project);
         calls
             .iter()
@@ -116,7 +123,21 @@ impl Pod<'_> {
         }
     }
 
-    fn stop_sidecar(mut self) -> (Option<i32>, Value) {
+    /// SIGKILL, and another one.
+    pub fn replace_sidecar(&mut self) {
+        self.sidecar = None;
+        self.sidecar = Some(Sidecar::start(&self.root, &self.url));
+    }
+
+    /// Lets Python end, and waits until its log is delivered and gone.
+    pub fn end_python(&mut self) {
+        drop(self.python.stdin.take());
+        // Until somebody waits for it, its PID is taken.
+        self.python.wait().unwrap();
+        wait_until("removal", || files(&self.root, "jsonl").is_empty());
+    }
+
+    pub fn stop_sidecar(mut self) -> (Option<i32>, Value) {
         self.sidecar.take().unwrap().stop()
     }
 }
@@ -150,10 +171,7 @@ fn a_sidecar_delivers_what_python_writes_and_cleans_up_behind_it() {
     // Delivered to its end, and still Python's.
     assert_eq!(files(&pod.root, "jsonl").len(), 1);
     pod.call(3, 4);
-    drop(pod.python.stdin.take());
-    // Until somebody waits for it, its PID is taken.
-    pod.python.wait().unwrap();
-    wait_until("removal", || files(&pod.root, "jsonl").is_empty());
+    pod.end_python();
     let (status, said) = pod.stop_sidecar();
     assert_eq!(
         (status, &said["pending"], &said["corrupt"]),

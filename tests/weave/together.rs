@@ -1,7 +1,7 @@
 //! Several senders at one directory, and one that is killed and started again, while answers are
 //! lost: every call is there once, with its end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::helpers::*;
 use super::proxy::{Fate, Proxy};
 use super::server::server;
+use super::sidecar::Pod;
 
 /// Starts `weave-wal send`. It says nothing, and ends on its own.
 fn sender(root: &Path, url: &str) -> Child {
@@ -86,4 +87,49 @@ fn an_end_waits_for_a_start_that_another_sender_has_in_its_hands() {
         assert!(sender.wait().unwrap().success());
     }
     assert_whole(server, project, 0..1);
+}
+
+/// A sidecar beside a Python process whose log rotates. Four times it is killed between the server's
+/// work on a request to `route` and its answer, and another one comes.
+fn killed_sidecars(project: &str, route: &'static str, of_its_own: usize) {
+    let Some(server) = server() else { return };
+    let hold = Arc::new(AtomicBool::new(false));
+    let proxy = Proxy::start(server.port, {
+        let hold = Arc::clone(&hold);
+        move |path, _| match path.starts_with(route) && hold.swap(false, Ordering::SeqCst) {
+            true => Fate::HoldAnswer,
+            false => Fate::Pass,
+        }
+    });
+    let held = || {
+        let seen = proxy.seen();
+        let held = seen.iter().filter(|(_, fate)| *fate == Fate::HoldAnswer);
+        held.count()
+    };
+    let mut pod = Pod::through(proxy.url(), server, project);
+    pod.tell("rotate 1000");
+    for kill in 0..4 {
+        hold.store(true, Ordering::SeqCst);
+        pod.tell("call 1");
+        pod.tell("call 2");
+        wait_until("an answer is held", || held() > kill);
+        pod.replace_sidecar();
+    }
+    pod.end_python();
+    assert_eq!(files(&pod.root, "deadletter"), Vec::<PathBuf>::new());
+    assert_eq!(pod.ended_calls(), of_its_own + 8);
+    assert_eq!(server.calls_by_id(project).len(), of_its_own + 8);
+    assert_eq!(pod.stop_sidecar().0, Some(0));
+}
+
+#[test]
+fn sidecars_that_are_killed_again_and_again_beside_python_deliver_each_call_once() {
+    killed_sidecars("team/killed-sidecars", "/call/upsert_batch", 0);
+}
+
+#[test]
+fn sidecars_that_are_killed_deliver_each_call_once_where_whole_calls_are_wanted() {
+    let Some(server) = server() else { return };
+    server.make_v2("team/killed-sidecars-whole");
+    killed_sidecars("team/killed-sidecars-whole", "/v2/", 1);
 }
