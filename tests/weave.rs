@@ -17,6 +17,8 @@ mod kinds;
 mod large;
 #[path = "weave/modes.rs"]
 mod modes;
+#[path = "weave/odd.rs"]
+mod odd;
 #[path = "weave/python.rs"]
 mod python;
 #[path = "weave/sidecar.rs"]
