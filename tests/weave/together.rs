@@ -6,10 +6,12 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use weave_wal::Client;
+
 use super::helpers::*;
 use super::proxy::{Fate, Proxy};
 use super::server::server;
-use super::sidecar::Pod;
+use super::sidecar::{Pod, Sidecar};
 
 /// Starts `weave-wal send`. It says nothing, and ends on its own.
 fn sender(root: &Path, url: &str) -> Child {
@@ -61,11 +63,11 @@ fn two_senders_and_lost_answers_count_each_call_once_where_whole_calls_are_wante
     two_senders("team/together-whole", 20);
 }
 
-#[test]
-fn an_end_waits_for_a_start_that_another_sender_has_in_its_hands() {
+/// A sender that cannot reach the server has the log with a start in its hands. Somebody else who
+/// can, started by `second`, finds the end in another log.
+fn an_end_is_found<T>(project: &str, second: impl FnOnce(&Path, &str) -> T) {
     let Some(server) = server() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let project = "team/together-hands";
     server.make_v2(project);
     plant(dir.path(), project, 1, &start_line(project, 0));
     let may_pass = Arc::new(AtomicBool::new(false));
@@ -79,14 +81,26 @@ fn an_end_waits_for_a_start_that_another_sender_has_in_its_hands() {
     let good = Proxy::start(server.port, |_, _| Fate::Pass);
     let mut first = sender(dir.path(), &bad.url());
     wait_until("it tries the start", || bad.has(Fate::LoseRequest));
-    plant(dir.path(), project, 2, &end_line(project, 0));
-    let mut second = sender(dir.path(), &good.url());
-    wait_until("the end is tried", || good.count("/call/end") > 0);
+    let end = plant(dir.path(), project, 2, &end_line(project, 0));
+    let _second = second(dir.path(), &good.url());
+    wait_until("the end is tried twice", || good.count("/call/end") > 1);
     may_pass.store(true, Ordering::SeqCst);
-    for sender in [&mut first, &mut second] {
-        assert!(sender.wait().unwrap().success());
-    }
+    assert!(first.wait().unwrap().success());
+    wait_until("the end is dealt with", || !end.exists());
+    assert_eq!(files(dir.path(), "deadletter"), Vec::<PathBuf>::new());
     assert_whole(server, project, 0..1);
+}
+
+#[test]
+fn an_end_waits_for_a_start_that_another_sender_has_in_its_hands() {
+    an_end_is_found("team/hands", |root, url| Sidecar::start(root, url));
+}
+
+#[test]
+fn an_end_that_a_client_finds_waits_for_a_start_in_a_senders_hands() {
+    an_end_is_found("team/hands-client", |root, url| {
+        Client::open(config(root, "team/hands-client", url)).unwrap()
+    });
 }
 
 /// A sidecar beside a Python process whose log rotates. Four times it is killed between the server's
