@@ -95,7 +95,7 @@ fn an_end_is_found<T>(project: &str, second: impl FnOnce(&Path, &str) -> T) {
 
 #[test]
 fn an_end_waits_for_a_start_that_another_sender_has_in_its_hands() {
-    an_end_is_found("team/hands", |root, url| Sidecar::start(root, url));
+    an_end_is_found("team/hands", Sidecar::start);
 }
 
 #[test]
