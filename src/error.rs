@@ -124,8 +124,9 @@ impl fmt::Display for Error {
             Error::QueueFull { waited, cause } => {
                 write!(
                     f,
-                    "record not accepted: the queue stayed full for {:.1} s",
-                    waited.as_secs_f64()
+                    "record not accepted: the queue stayed full for {}.{} s",
+                    waited.as_secs(),
+                    waited.subsec_millis() / 100
                 )?;
                 match cause {
                     Some(cause) => write!(f, ", because: {cause}"),

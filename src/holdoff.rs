@@ -42,7 +42,8 @@ impl HoldOff {
     /// The server has asked to wait for this long from `now`.
     pub fn note(&self, wait: Duration, now: SystemTime) {
         let until = now.duration_since(UNIX_EPOCH).unwrap_or_default() + wait;
-        let line = format!("{:.3} {}\n", until.as_secs_f64(), self.server);
+        let (seconds, milliseconds) = (until.as_secs(), until.subsec_millis());
+        let line = format!("{seconds}.{milliseconds:03} {}\n", self.server);
         // Best effort: it is advice.
         let _ = self.write(&line);
     }
@@ -51,7 +52,9 @@ impl HoldOff {
     pub fn left(&self, now: SystemTime) -> Option<Duration> {
         let content = self.read().ok()?;
         let (until, server) = content.trim_end().split_once(' ')?;
-        let until = Duration::try_from_secs_f64(until.parse().ok()?).ok()?;
+        let (seconds, milliseconds) = until.split_once('.')?;
+        let until = Duration::from_secs(seconds.parse().ok()?)
+            .checked_add(Duration::from_millis(milliseconds.parse().ok()?))?;
         let left = until.checked_sub(now.duration_since(UNIX_EPOCH).ok()?)?;
         let counts = server == self.server && !left.is_zero() && left <= LONGEST_WAIT;
         counts.then_some(left)
@@ -151,7 +154,10 @@ mod tests {
             b"NaN https://trace.wandb.ai",
             b"inf https://trace.wandb.ai",
             b"1e300 https://trace.wandb.ai",
-            b"99999999999 https://trace.wandb.ai",
+            b"1010 https://trace.wandb.ai",
+            b"1010.-5 https://trace.wandb.ai",
+            b"99999999999.0 https://trace.wandb.ai",
+            b"18446744073709551615.18446744073709551615 https://trace.wandb.ai",
             b"\xff\xfe https://trace.wandb.ai",
         ] {
             fs::write(dir.path().join(FILE), content).unwrap();

@@ -102,10 +102,8 @@ fn play() -> Outcome<bool> {
         }
         rows.push(played.unwrap_or_else(|error| Row::failed(title, error.to_string())));
     }
-    say(format_args!(
-        "done in {:.1} s",
-        began.elapsed().as_secs_f64()
-    ));
+    let tenths = began.elapsed().as_millis() / 100;
+    say(format_args!("done in {}.{} s", tenths / 10, tenths % 10));
     Ok(table::print(&rows, &mut io::stdout().lock())?)
 }
 
@@ -188,8 +186,8 @@ fn server_hangs(stage: &Stage) -> Outcome<Story> {
         dead_letters: 0,
         told: format!(
             "A request hung unanswered while {appended} records were appended and synced; none \
-             waited for it. The typical append took {typical:.2} times as long as with a healthy \
-             server, the slowest {slowest:.2} times.",
+             waited for it. The typical append took {typical} times as long as with a healthy \
+             server, the slowest {slowest} times.",
         ),
         acknowledged,
     })

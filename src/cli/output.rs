@@ -74,15 +74,19 @@ pub(super) fn count(n: u64, what: &str) -> String {
 /// A size for people.
 pub(super) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut shown = format!("{bytes} B");
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = u128::from(bytes) * 10;
+    let mut shown = String::new();
     for unit in units {
-        // What would be rounded to 1024.0 is one of the next.
-        if value < 1023.95 {
+        // To the nearest; what would be rounded to 1024.0 is one of the next.
+        let rounded = (tenths + 512) >> 10;
+        shown = format!("{}.{} {unit}", rounded / 10, rounded % 10);
+        if rounded < 10240 {
             break;
         }
-        value /= 1024.0;
-        shown = format!("{value:.1} {unit}");
+        tenths >>= 10;
     }
     shown
 }
@@ -152,6 +156,8 @@ mod tests {
             (0, "0 B"),
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
+            (1700, "1.7 KiB"),
+            (1023 << 10, "1023.0 KiB"),
             ((1 << 20) - 1, "1.0 MiB"),
             (5 << 30, "5.0 GiB"),
             (u64::MAX, "16.0 EiB"),

@@ -171,13 +171,14 @@ impl Progress {
             return;
         }
         self.drawn = Some(Instant::now());
-        let rate = self.delivered as f64 / self.since.elapsed().as_secs_f64().max(0.001);
+        let milliseconds = self.since.elapsed().as_millis().max(1);
+        let rate = u128::from(self.delivered) * 1000 / milliseconds;
         // While it is watched, more comes than there was at the beginning.
         let total = self.total.max(self.delivered);
         let percent = 100 * self.delivered / total.max(1);
         let bar = "#".repeat(percent as usize / 5);
         self.print(&format!(
-            "[{bar:<20}] {percent:>3} % {} of {total} delivered, {rate:.0}/s",
+            "[{bar:<20}] {percent:>3} % {} of {total} delivered, {rate}/s",
             self.delivered
         ));
     }

@@ -91,13 +91,18 @@ pub fn append_timed(
 }
 
 /// The median and the longest of some durations, as multiples of those of others.
-pub fn compared(mut these: Vec<Duration>, mut those: Vec<Duration>) -> (f64, f64) {
+pub fn compared(mut these: Vec<Duration>, mut those: Vec<Duration>) -> (String, String) {
     these.sort();
     those.sort();
-    let seconds = |found: Option<&Duration>| found.map_or(f64::NAN, Duration::as_secs_f64);
-    let middle = |sorted: &[Duration]| seconds(sorted.get(sorted.len() / 2));
-    let last = |sorted: &[Duration]| seconds(sorted.last());
-    (middle(&these) / middle(&those), last(&these) / last(&those))
+    let nanoseconds = |found: Option<&Duration>| found.map_or(0, Duration::as_nanos);
+    let middle = |sorted: &[Duration]| nanoseconds(sorted.get(sorted.len() / 2));
+    let last = |sorted: &[Duration]| nanoseconds(sorted.last());
+    let ratio = |this: u128, that: u128| {
+        let hundredths = this * 100 / that.max(1);
+        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+    };
+    let typical = ratio(middle(&these), middle(&those));
+    (typical, ratio(last(&these), last(&those)))
 }
 
 pub fn wait_for(events: &Receiver<Event>, wanted: fn(&Event) -> bool) -> Outcome<Event> {
