@@ -117,10 +117,14 @@ impl Directory {
     }
 
     fn names(&self, wanted: impl Fn(Extension) -> bool) -> Result<Vec<FileName>> {
-        let mut entries = self.entries()?;
-        entries.retain(|(_, extension)| wanted(*extension));
-        let names: BTreeSet<_> = entries.into_iter().map(|(name, _)| name).collect();
-        Ok(names.into_iter().collect())
+        let mut names = Vec::new();
+        for (name, extension) in self.entries()? {
+            if wanted(extension) {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// All files of logs here, in no order. A directory that is gone has none.
@@ -249,7 +253,7 @@ fn subdirectories(path: &Path) -> Result<Vec<(String, PathBuf)>> {
             found.push((name, entry.path()));
         }
     }
-    found.sort();
+    found.sort_unstable();
     Ok(found)
 }
 

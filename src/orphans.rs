@@ -6,7 +6,7 @@
 //! `.lock` by then, or finds its `.lock` gone and takes another name. Python's writers hold none and
 //! write their PID a moment after they have made the file, so what is young is left alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,17 +27,16 @@ pub(crate) const YOUNG: Duration = Duration::from_secs(60);
 /// # Errors
 /// If the directory cannot be listed. What cannot be removed is left.
 pub(crate) fn remove(directory: &Directory, age: Duration) -> Result<()> {
-    let mut found: BTreeMap<FileName, BTreeSet<Extension>> = BTreeMap::new();
+    let (mut logs, mut beside) = (BTreeSet::new(), BTreeSet::new());
     for (name, extension) in directory.entries()? {
-        found.entry(name).or_default().insert(extension);
-    }
-    for (name, extensions) in found {
-        let is_candidate = !extensions.contains(&Extension::Jsonl)
-            && (extensions.contains(&Extension::Lock)
-                || extensions.contains(&Extension::Checkpoint));
-        if is_candidate {
-            remove_beside(directory, &name, age);
+        match extension {
+            Extension::Jsonl => drop(logs.insert(name)),
+            Extension::Lock | Extension::Checkpoint => drop(beside.insert(name)),
+            _ => {}
         }
+    }
+    for name in beside.difference(&logs) {
+        remove_beside(directory, name, age);
     }
     Ok(())
 }

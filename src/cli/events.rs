@@ -1,6 +1,5 @@
 //! What happens while records are delivered, as lines on standard error.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ const REMEMBERED: usize = 256;
 /// Turns events into lines, but does not say the same thing again and again.
 #[derive(Default)]
 pub(super) struct Reporter {
-    said: BTreeMap<String, Instant>,
+    said: Vec<(String, Instant)>,
 }
 
 impl Reporter {
@@ -25,13 +24,14 @@ impl Reporter {
     pub(super) fn line(&mut self, event: &Event) -> Option<String> {
         let (line, what) = describe(event)?;
         let now = Instant::now();
-        if self.said.get(&what).is_some_and(|&at| now - at < AGAIN) {
+        self.said.retain(|(_, at)| now - *at < AGAIN);
+        if self.said.iter().any(|(said, _)| *said == what) {
             return None;
         }
         if self.said.len() >= REMEMBERED {
             self.said.clear();
         }
-        self.said.insert(what, now);
+        self.said.push((what, now));
         Some(line)
     }
 }

@@ -92,8 +92,8 @@ pub fn append_timed(
 
 /// The median and the longest of some durations, as multiples of those of others.
 pub fn compared(mut these: Vec<Duration>, mut those: Vec<Duration>) -> (String, String) {
-    these.sort();
-    those.sort();
+    these.sort_unstable();
+    those.sort_unstable();
     let nanoseconds = |found: Option<&Duration>| found.map_or(0, Duration::as_nanos);
     let middle = |sorted: &[Duration]| nanoseconds(sorted.get(sorted.len() / 2));
     let last = |sorted: &[Duration]| nanoseconds(sorted.last());
