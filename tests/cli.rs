@@ -425,6 +425,7 @@ fn a_project_without_logs_is_not_taken_for_one_that_is_delivered() {
     }
 }
 
+#[cfg(feature = "demo")]
 #[test]
 fn a_demo_that_is_interrupted_removes_its_directory() {
     let tool = Tool::new();

@@ -7,6 +7,7 @@ mod append;
 mod args;
 mod cat;
 mod dead;
+#[cfg(feature = "demo")]
 mod demo;
 mod events;
 mod help;
@@ -39,6 +40,7 @@ const COMMANDS: &[&Command] = &[
     &cat::COMMAND,
     &verify::COMMAND,
     &dead::COMMAND,
+    #[cfg(feature = "demo")]
     &demo::COMMAND,
 ];
 
@@ -115,6 +117,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Some("-h" | "--help" | "help") => help::run(args),
         Some("-V" | "--version") => print(concat!("weave-wal ", env!("CARGO_PKG_VERSION"), "\n")),
+        #[cfg(feature = "demo")]
         Some(demo::WRITER) => return demo::write(args),
         Some(name) => match find(name) {
             Ok(command) => return ended(run_command(command, args), Some(command)),
@@ -135,6 +138,9 @@ fn run_command(command: &Command, args: impl Iterator<Item = OsString>) -> Resul
 fn find(name: &str) -> Result<&'static Command, Error> {
     let found = COMMANDS.iter().find(|command| command.name == name);
     found.copied().ok_or_else(|| {
+        if name == "demo" {
+            return Error::Config("this program was built without the feature demo".to_owned());
+        }
         if name.starts_with('-') {
             return unknown("option", name, &["--help", "--version"]);
         }
