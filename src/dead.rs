@@ -37,13 +37,16 @@ pub struct Retried {
 }
 
 /// The dead-letter files below a root, of all projects or of one (`entity/project`), oldest first
-/// within each directory.
+/// within each directory. Directories that cannot be listed are told to `unread`.
 ///
 /// # Errors
-/// [`Error::Config`] if the project is not of that form, [`Error::Io`] if a directory cannot be
-/// listed.
-pub fn files(root: &Path, project: Option<&str>) -> Result<Vec<PathBuf>> {
-    directory::files(root, project, Extension::Deadletter)
+/// [`Error::Config`] if the project is not of that form.
+pub fn files(
+    root: &Path,
+    project: Option<&str>,
+    unread: &mut dyn FnMut(Error),
+) -> Result<Vec<PathBuf>> {
+    directory::files(root, project, Extension::Deadletter, unread)
 }
 
 /// Hands every dead letter of a file to `see`: its line as it stands there, without the newline,
@@ -217,7 +220,7 @@ mod tests {
 
     fn logged(root: &Path) -> Vec<String> {
         let mut found = Vec::new();
-        for path in inspect::logs(root, None).unwrap() {
+        for path in inspect::logs(root, None, &mut |_| ()).unwrap() {
             let mut see = |item| {
                 if let Item::Record { kind, req, .. } = item {
                     found.push(format!(r#"{{"type":"{kind}","req":{req}}}"#));
@@ -250,7 +253,10 @@ mod tests {
         let (root, path) = planted(&[&letter(RECORD, "null")]);
         assert_eq!(retry(&path).unwrap().retried, 1);
         assert!(!path.exists());
-        assert_eq!(files(root.path(), None).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(
+            files(root.path(), None, &mut |_| ()).unwrap(),
+            Vec::<PathBuf>::new()
+        );
         assert_eq!(retry(&path).unwrap(), Retried::default());
         assert!(!path.exists());
     }
@@ -286,10 +292,21 @@ mod tests {
     #[test]
     fn one_project_can_be_asked_for() {
         let (root, path) = planted(&["{}"]);
-        assert_eq!(files(root.path(), Some("team/app")).unwrap(), [path]);
-        assert!(files(root.path(), Some("team/ap")).unwrap().is_empty());
-        assert!(files(root.path(), Some("team")).unwrap_err().is_config());
+        assert_eq!(
+            files(root.path(), Some("team/app"), &mut |_| ()).unwrap(),
+            [path]
+        );
+        assert!(
+            files(root.path(), Some("team/ap"), &mut |_| ())
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            files(root.path(), Some("team"), &mut |_| ())
+                .unwrap_err()
+                .is_config()
+        );
         let missing = root.path().join("nowhere");
-        assert!(files(&missing, None).unwrap().is_empty());
+        assert!(files(&missing, None, &mut |_| ()).unwrap().is_empty());
     }
 }

@@ -241,16 +241,17 @@ impl DeadLetterFile {
     }
 }
 
-/// How many dead letters a file holds; 0 if it cannot be read.
-pub(crate) fn count(path: &Path) -> u64 {
-    let Ok(Some(file)) = open_plain(path, OpenOptions::new().read(true)) else {
-        return 0;
+/// How many dead letters a file holds. One that is gone holds none.
+pub(crate) fn count(path: &Path) -> Result<u64> {
+    const DOING: &str = "read the dead-letter file";
+    let Some(file) = open_plain(path, OpenOptions::new().read(true)).doing(DOING, path)? else {
+        return Ok(0);
     };
-    let lines = BufReader::new(file).split(b'\n');
-    lines
-        .map_while(|line| line.ok())
-        .filter(|line| !line.trim_ascii().is_empty())
-        .count() as u64
+    let mut letters = 0;
+    for line in BufReader::new(file).split(b'\n') {
+        letters += u64::from(!line.doing(DOING, path)?.trim_ascii().is_empty());
+    }
+    Ok(letters)
 }
 
 /// The time now, as it stands in a dead letter.

@@ -169,21 +169,22 @@ pub(crate) struct Place {
     pub directory: Directory,
 }
 
-/// Every directory with log or dead-letter files below a root, in the order of their names.
-pub(crate) fn places(root: &Path) -> Result<Vec<Place>> {
-    let mut unreadable = None;
-    let places = readable_places(root, &mut unreadable);
-    unreadable.map_or(Ok(places), Err)
-}
+/// An entity and a project.
+pub(crate) type Project = (String, String);
 
-/// The same of those that can be listed, and why others cannot.
-pub(crate) fn readable_places(root: &Path, unreadable: &mut Option<Error>) -> Vec<Place> {
+/// Every directory with log or dead-letter files below a root, in the order of their names, of all
+/// projects or of one. What cannot be listed is told to `unread` and is in the way of no other.
+pub(crate) fn places(
+    root: &Path,
+    only: Option<&Project>,
+    unread: &mut dyn FnMut(Error),
+) -> Vec<Place> {
     let is_log = |extension| matches!(extension, Extension::Jsonl | Extension::Deadletter);
-    let mut places = all_places(root, unreadable);
+    let mut places = all_places(root, only, unread);
     places.retain(|place| match place.directory.names(is_log) {
         Ok(names) => !names.is_empty(),
         Err(error) => {
-            unreadable.get_or_insert(error);
+            unread(error);
             false
         }
     });
@@ -191,16 +192,26 @@ pub(crate) fn readable_places(root: &Path, unreadable: &mut Option<Error>) -> Ve
 }
 
 /// The same with those that hold neither.
-pub(crate) fn all_places(root: &Path, unreadable: &mut Option<Error>) -> Vec<Place> {
+pub(crate) fn all_places(
+    root: &Path,
+    only: Option<&Project>,
+    unread: &mut dyn FnMut(Error),
+) -> Vec<Place> {
     let mut below = |path: &Path| {
         subdirectories(path).unwrap_or_else(|error| {
-            unreadable.get_or_insert(error);
+            unread(error);
             Vec::new()
         })
     };
     let mut places = Vec::new();
     for (entity, entity_path) in below(root) {
+        if only.is_some_and(|(wanted, _)| *wanted != entity) {
+            continue;
+        }
         for (project, project_path) in below(&entity_path) {
+            if only.is_some_and(|(_, wanted)| *wanted != project) {
+                continue;
+            }
             let clients = below(&project_path).into_iter().map(|(_, path)| path);
             for path in std::iter::once(project_path).chain(clients) {
                 places.push(Place {
@@ -219,20 +230,14 @@ pub(crate) fn files(
     root: &Path,
     project: Option<&str>,
     extension: Extension,
+    unread: &mut dyn FnMut(Error),
 ) -> Result<Vec<PathBuf>> {
-    let wanted = project.map(split_project).transpose()?;
+    let only = project.map(split_project).transpose()?;
     let mut files = Vec::new();
-    for place in places(root)? {
-        let is_wanted = |(entity, project): &(String, String)| {
-            (entity, project) == (&place.entity, &place.project)
-        };
-        if wanted.as_ref().is_none_or(is_wanted) {
-            let names = place.directory.names(|found| found == extension)?;
-            files.extend(
-                names
-                    .iter()
-                    .map(|name| place.directory.file(name, extension)),
-            );
+    for Place { directory, .. } in places(root, only.as_ref(), unread) {
+        match directory.names(|found| found == extension) {
+            Ok(names) => files.extend(names.iter().map(|name| directory.file(name, extension))),
+            Err(error) => unread(error),
         }
     }
     Ok(files)

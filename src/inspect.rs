@@ -98,11 +98,12 @@ pub enum From {
 }
 
 /// What is below a root, project by project. Takes no lock that a writer or a sender would miss.
-///
-/// # Errors
-/// [`Error::Io`] if a directory cannot be listed or a file cannot be read.
-pub fn status(root: &Path) -> Result<Vec<ProjectStatus>> {
-    places(root)?.iter().map(project_status).collect()
+/// Directories that cannot be listed and files that cannot be read are told to `unread` and left
+/// out.
+pub fn status(root: &Path, unread: &mut dyn FnMut(Error)) -> Vec<ProjectStatus> {
+    let places = places(root, None, unread);
+    let status = |place| project_status(place, unread);
+    places.iter().map(status).collect()
 }
 
 /// The bytes of disk that log and dead-letter files take below a root: what
@@ -112,13 +113,16 @@ pub fn disk_bytes(root: &Path) -> u64 {
 }
 
 /// The log files below a root, of all projects or of one (`entity/project`), oldest first within
-/// each directory.
+/// each directory. Directories that cannot be listed are told to `unread`.
 ///
 /// # Errors
-/// [`Error::Config`] if the project is not of that form, [`Error::Io`] if a directory cannot be
-/// listed.
-pub fn logs(root: &Path, project: Option<&str>) -> Result<Vec<PathBuf>> {
-    files(root, project, Extension::Jsonl)
+/// [`Error::Config`] if the project is not of that form.
+pub fn logs(
+    root: &Path,
+    project: Option<&str>,
+    unread: &mut dyn FnMut(Error),
+) -> Result<Vec<PathBuf>> {
+    files(root, project, Extension::Jsonl, unread)
 }
 
 /// Reads a log file and hands each record and each damaged place to `see`, in file order within
@@ -186,24 +190,37 @@ pub(crate) fn pending_bytes(directory: &Directory, name: &FileName) -> Result<u6
     }
 }
 
-fn project_status(place: &Place) -> Result<ProjectStatus> {
+fn project_status(place: &Place, unread: &mut dyn FnMut(Error)) -> ProjectStatus {
     let directory = &place.directory;
+    let mut readable = |result: Result<_>| result.map_err(&mut *unread).unwrap_or_default();
+    let (logs, letters) = (
+        readable(directory.logs()),
+        readable(directory.dead_letters()),
+    );
     let mut files = Vec::new();
-    for name in directory.logs()? {
-        files.extend(file_status(directory, &name)?);
+    for name in &logs {
+        match file_status(directory, name) {
+            Ok(status) => files.extend(status),
+            Err(error) => unread(error),
+        }
     }
-    let letters = directory.dead_letters()?;
-    let count = |name| deadletter::count(&directory.file(name, Extension::Deadletter));
+    let mut dead_records = 0;
+    for name in &letters {
+        match deadletter::count(&directory.file(name, Extension::Deadletter)) {
+            Ok(count) => dead_records += count,
+            Err(error) => unread(error),
+        }
+    }
     let pending_bytes = |file: &FileStatus| file.bytes.saturating_sub(file.delivered_bytes);
-    Ok(ProjectStatus {
+    ProjectStatus {
         entity: place.entity.clone(),
         project: place.project.clone(),
         dir: directory.path().to_owned(),
         pending_records: files.iter().map(|file| file.pending_records).sum(),
         pending_bytes: files.iter().map(pending_bytes).sum(),
-        dead_records: letters.iter().map(count).sum(),
+        dead_records,
         files,
-    })
+    }
 }
 
 /// `None`: it was removed while we looked.

@@ -80,7 +80,7 @@
 //! let req = r#"{"start":{"project_id":"my-team/my-app","id":"0198"}}"#;
 //! client.append_raw(Kind::CallStart, serde_json::from_str(req)?)?;
 //!
-//! let log = &inspect::logs(root.path(), None)?[0];
+//! let log = &inspect::logs(root.path(), None, &mut |error| panic!("{error}"))?[0];
 //! let line = format!(r#"{{"type":"call_start","req":{req},"crc":"de9674f1"}}"#) + "\n";
 //! assert_eq!(std::fs::read_to_string(log)?, line);
 //! # Ok(()) }

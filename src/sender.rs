@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backoff::uniform;
 use crate::config;
-use crate::directory::{Place, all_places, readable_places};
+use crate::directory::{all_places, places};
 use crate::drain::Settled;
 use crate::environment;
 use crate::error::Result;
@@ -164,7 +164,7 @@ impl Sender {
             // Those that start in the same second do not send in the same second.
             self.sleep(until, uniform(config::START_JITTER, random()));
         }
-        for place in all_places(&self.root, &mut None) {
+        for place in all_places(&self.root, None, &mut |_| ()) {
             // What means nothing may as well stay.
             let _ = orphans::remove(&place.directory, orphans::YOUNG);
         }
@@ -198,27 +198,18 @@ impl Sender {
 
     /// Finds directories and files that were not known, and says what could not be looked at.
     fn search(&mut self) -> Result<()> {
-        let mut unreadable = None;
-        for place in readable_places(&self.root, &mut unreadable) {
-            let Place {
-                entity,
-                project,
-                directory,
-            } = place;
-            if self
-                .only
-                .as_ref()
-                .is_some_and(|only| *only != (entity, project))
-            {
-                continue;
-            }
+        let mut unread = None;
+        let found = places(&self.root, self.only.as_ref(), &mut |error| {
+            unread.get_or_insert(error);
+        });
+        for directory in found.into_iter().map(|place| place.directory) {
             let names = directory.logs()?;
             self.lanes
                 .entry(directory.path().to_owned())
                 .or_insert_with(|| Lane::new(directory))
                 .found(names);
         }
-        unreadable.map_or(Ok(()), Err)
+        unread.map_or(Ok(()), Err)
     }
 
     /// One batch of each directory in turn, until none has more to send.

@@ -356,19 +356,23 @@ fn what_may_not_be_read_is_named_with_what_was_done_to_it_and_why() {
     for part in [".weave", "wal", "team", "app"] {
         open.push(open[open.len() - 1].join(part));
     }
-    for (opened, doing, path) in [
-        (1, "look at the root", ".weave/wal"),
-        (4, "list", ".weave/wal/team/app"),
-        (5, "open", ".weave/wal/team/app/0"),
+    for (opened, doing, path, status) in [
+        (1, "look at the root", ".weave/wal", 2),
+        (2, "list", ".weave/wal", 1),
+        (4, "list", ".weave/wal/team/app", 1),
+        (5, "open", ".weave/wal/team/app/0", 1),
     ] {
         open[..opened].iter().for_each(|path| set_mode(path, 0o755));
+        if opened == 2 {
+            set_mode(&open[2], 0o711);
+        }
         for args in [&["status"][..], &["cat"], &["verify"], &["send"]] {
             let Some(command) = as_nobody(&tool, args) else {
                 return skip("becoming another user needs root and setpriv");
             };
             let ran = feed(command, b"");
             let why = ran.err.lines().next().unwrap_or_default();
-            assert_eq!((ran.status, ran.out.as_str()), (2, ""), "{args:?}: {why}");
+            assert_eq!(ran.status, status, "{args:?}: {why}");
             assert!(
                 why.starts_with(&format!("weave-wal: cannot {doing} {path}")),
                 "{why}"
@@ -379,9 +383,8 @@ fn what_may_not_be_read_is_named_with_what_was_done_to_it_and_why() {
     assert_eq!(files_with(&project, "jsonl").len(), 1);
 }
 
-#[test]
-fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
-    let (tool, collector) = with_collector();
+/// Two projects, and a user who may do everything in `PROJECT` and nothing in `a/secret`.
+fn with_a_secret(tool: &Tool) {
     let other = record(9).replace(PROJECT, "a/secret");
     tool.feed(&["append", "--project", "a/secret"], other.as_bytes());
     tool.log(0..3);
@@ -396,11 +399,17 @@ fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
     for path in files(&tool.root().join(PROJECT)) {
         set_mode(&path, 0o666);
     }
+}
+
+#[test]
+fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
+    let (tool, collector) = with_collector();
+    with_a_secret(&tool);
     let Some(command) = as_nobody(&tool, &["send"]) else {
         return skip("becoming another user needs root and setpriv");
     };
     let ran = feed(command, b"");
-    assert_eq!((ran.status, ran.out.as_str()), (2, ""));
+    assert_eq!(ran.status, 1);
     assert!(
         ran.err.contains("cannot list .weave/wal/a: "),
         "{}",
@@ -411,6 +420,51 @@ fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
         files_with(&tool.root().join(PROJECT), "jsonl"),
         Vec::<PathBuf>::new()
     );
+}
+
+#[test]
+fn what_can_be_read_is_shown_beside_what_cannot() {
+    let tool = Tool::new();
+    with_a_secret(&tool);
+    let dir = tool.root().join(PROJECT);
+    // A file that is somebody else's, in a directory that is open.
+    for name in ["0_others.jsonl", "0_others.deadletter"] {
+        fs::write(dir.join(name), record(8)).unwrap();
+        set_mode(&dir.join(name), 0o600);
+    }
+    fs::write(dir.join("1_ours.deadletter"), record(7)).unwrap();
+    set_mode(&dir.join("1_ours.deadletter"), 0o666);
+    for (args, shown, files) in [
+        (&["status"][..], "3 records", &["jsonl", "deadletter"][..]),
+        (&["status", "--json"], "\"pending_records\":3", &["jsonl"]),
+        (&["cat"], &record(2), &["jsonl"]),
+        (&["verify"], "", &["jsonl"]),
+        (&["dead"], &record(7), &["deadletter"]),
+        (&["dead", "retry"], "1 record put back", &["deadletter"]),
+        (&["dead", "discard"], "0 dead letters", &["deadletter"]),
+    ] {
+        let Some(command) = as_nobody(&tool, args) else {
+            return skip("becoming another user needs root and setpriv");
+        };
+        let ran = feed(command, b"");
+        assert_eq!(ran.status, 1, "{args:?} {ran:?}");
+        assert!(ran.out.contains(shown), "{args:?} {ran:?}");
+        let mut named = vec!["weave-wal: cannot list .weave/wal/a: ".to_owned()];
+        named.extend(
+            files
+                .iter()
+                .map(|end| format!("{PROJECT}/0_others.{end}: ")),
+        );
+        for name in named {
+            assert_eq!(ran.err.matches(&name).count(), 1, "{args:?} {}", ran.err);
+        }
+    }
+    // Who asks for one project is not told of others.
+    for args in [["cat"], ["dead"]] {
+        let args = [&args[..], &["--project", PROJECT]].concat();
+        let ran = feed(as_nobody(&tool, &args).unwrap(), b"");
+        assert!(!ran.err.contains("wal/a: "), "{args:?} {}", ran.err);
+    }
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn project(root: &Path) -> PathBuf {
 }
 
 fn writer_alive(root: &Path) -> bool {
-    let status = weave_wal::inspect::status(root).unwrap();
+    let status = weave_wal::inspect::status(root, &mut |error| panic!("{error}"));
     status[0].files[0].writer_alive
 }
 
@@ -192,7 +192,7 @@ fn a_file_whose_pid_belongs_to_somebody_else_now_is_delivered_and_kept() {
         let summary = support::send(dir.path(), &collector);
         assert_eq!((summary.delivered, summary.pending), (delivered, 0));
         assert!(path.exists() && writer_alive(dir.path()));
-        let status = weave_wal::inspect::status(dir.path()).unwrap();
+        let status = weave_wal::inspect::status(dir.path(), &mut |error| panic!("{error}"));
         let file = &status[0].files[0];
         assert_eq!(file.delivered_bytes, file.bytes);
     }
@@ -213,7 +213,7 @@ fn whoever_opens_a_file_while_it_is_looked_at_hurts_nobody() {
             }
         });
         while !opener.is_finished() {
-            weave_wal::inspect::status(dir.path()).unwrap();
+            weave_wal::inspect::status(dir.path(), &mut |error| panic!("{error}"));
             looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     });

@@ -6,7 +6,7 @@ use weave_wal::inspect::{self, From, Item};
 
 use super::args::{Args, Known};
 use super::output::{Output, count, say};
-use super::{Command, Status, Trouble, note_if_absent, root, root_exists};
+use super::{Command, Status, Trouble, Unread, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
     name: "cat",
@@ -14,8 +14,8 @@ pub(super) const COMMAND: Command = Command {
     usage: "[--root DIR] [--project E/P] [--pending] [PATH…]",
     details: "\
 Prints every good record as {\"type\":…,\"req\":…}, the request's bytes as they would be sent.
-Damaged places are named on standard error, and the exit status is 1. Without PATH: all log files
-below the root.
+Damaged places and what cannot be read are named on standard error, and the exit status is 1.
+Without PATH: all log files below the root.
 
 Options:
   --root DIR          where the logs are
@@ -37,8 +37,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     };
     let mut out = Output::stdout();
     let mut damaged = false;
-    for log in Log::chosen(args)? {
-        log.read(from, &mut |item| {
+    let mut unread = Unread::default();
+    for log in Log::chosen(args, &mut unread)? {
+        log.read(from, &mut unread, &mut |item| {
             match item {
                 Item::Record { kind, req, .. } => {
                     out.line(format_args!("{{\"type\":\"{kind}\",\"req\":{req}}}"));
@@ -53,7 +54,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         })?;
     }
     out.finish()?;
-    Ok(Status::well_if(!damaged))
+    Ok(Status::well_if(!damaged && unread.is_none()))
 }
 
 /// A log file that is to be read.
@@ -65,14 +66,14 @@ pub(super) struct Log {
 
 impl Log {
     /// The files that the arguments name, or all below the root.
-    pub(super) fn chosen(args: &Args) -> Result<Vec<Log>, Trouble> {
+    pub(super) fn chosen(args: &Args, unread: &mut Unread) -> Result<Vec<Log>, Trouble> {
         let project = args.value::<String>("--project")?;
         if args.others().is_empty() {
             let root = root(args);
             if root_exists(&root)? {
                 note_if_absent(&root, project.as_deref());
             }
-            let found = inspect::logs(&root, project.as_deref())?;
+            let found = inspect::logs(&root, project.as_deref(), &mut |error| unread.note(error))?;
             let log = |path| Log { path, found: true };
             return Ok(found.into_iter().map(log).collect());
         }
@@ -96,15 +97,22 @@ impl Log {
         Ok(Log { path, found: false })
     }
 
-    /// Hands everything in the file to `see`, until that says that it is enough.
+    /// Hands everything in the file to `see`, until that says that it is enough. One that was not
+    /// named and cannot be read is in the way of no other.
     pub(super) fn read(
         &self,
         from: From,
+        unread: &mut Unread,
         see: &mut dyn FnMut(Item) -> bool,
     ) -> Result<(), Trouble> {
         let read = inspect::read(&self.path, from, &mut |item| Ok(see(item)));
         match read {
-            Err(_) if self.found && !self.path.exists() => Ok(()),
+            Err(error) if self.found => {
+                if self.path.exists() {
+                    unread.note(error);
+                }
+                Ok(())
+            }
             read => Ok(read?),
         }
     }

@@ -1,10 +1,12 @@
 //! `weave-wal dead`: what was refused or damaged.
 
-use weave_wal::dead;
+use std::path::PathBuf;
+
+use weave_wal::dead::{self, DeadLetter};
 
 use super::args::{Args, Known, unknown};
 use super::output::{Output, count, say};
-use super::{Command, Status, Trouble, note_if_absent, root, root_exists};
+use super::{Command, Status, Trouble, Unread, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
     name: "dead",
@@ -43,24 +45,30 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     if root_exists(&root)? {
         note_if_absent(&root, project.as_deref());
     }
-    let files = dead::files(&root, project.as_deref())?;
-    match action {
-        "retry" => retry(&files),
-        "discard" => discard(&files),
-        _ => list(&files),
-    }
+    let mut unread = Unread::default();
+    let files = dead::files(&root, project.as_deref(), &mut |error| unread.note(error))?;
+    let status = match action {
+        "retry" => retry(&files, &mut unread),
+        "discard" => discard(&files, &mut unread),
+        _ => list(&files, &mut unread),
+    }?;
+    Ok(match unread.is_none() {
+        true => status,
+        false => Status::Left,
+    })
 }
 
-fn list(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
+fn list(files: &[PathBuf], unread: &mut Unread) -> Result<Status, Trouble> {
     let mut out = Output::stdout();
     let mut letters = 0;
     for path in files {
-        dead::read(path, &mut |line, _| {
+        let mut show = |line: &[u8], _: &DeadLetter| {
             letters += 1;
             out.write(line);
             out.write(b"\n");
             Ok(out.is_open())
-        })?;
+        };
+        dead::read(path, &mut show).unwrap_or_else(|error| unread.note(error));
     }
     out.finish()?;
     say(format_args!(
@@ -71,12 +79,16 @@ fn list(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
     Ok(Status::well_if(letters == 0))
 }
 
-fn retry(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
+fn retry(files: &[PathBuf], unread: &mut Unread) -> Result<Status, Trouble> {
     let (mut retried, mut kept) = (0, 0);
     for path in files {
-        let done = dead::retry(path).map_err(Trouble::failed)?;
-        retried += done.retried;
-        kept += done.kept;
+        match dead::retry(path) {
+            Ok(done) => {
+                retried += done.retried;
+                kept += done.kept;
+            }
+            Err(error) => unread.note(error),
+        }
     }
     let mut out = Output::stdout();
     out.line(format_args!(
@@ -88,10 +100,13 @@ fn retry(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
     Ok(Status::well_if(kept == 0))
 }
 
-fn discard(files: &[std::path::PathBuf]) -> Result<Status, Trouble> {
+fn discard(files: &[PathBuf], unread: &mut Unread) -> Result<Status, Trouble> {
     let mut discarded = 0;
     for path in files {
-        discarded += dead::discard(path).map_err(Trouble::failed)?;
+        match dead::discard(path) {
+            Ok(letters) => discarded += letters,
+            Err(error) => unread.note(error),
+        }
     }
     let mut out = Output::stdout();
     out.line(format_args!(

@@ -269,7 +269,7 @@ fn last_line_torn(stage: &Stage) -> Outcome<Story> {
     let mut writer = Writer::start(&stage.root, 1)?;
     writer.read(480)?;
     let acknowledged = writer.kill()?;
-    for path in inspect::logs(&stage.root, None)? {
+    for path in inspect::logs(&stage.root, None, &mut |_| ())? {
         let text = fs::read_to_string(&path)?;
         let line = text.lines().next().unwrap_or_default();
         let half = &line.as_bytes()[..line.len() / 2];

@@ -216,15 +216,31 @@ fn root_exists(root: &Path) -> Result<bool, Trouble> {
     }
 }
 
+/// What could not be read. It is named, the rest is shown, and the exit status is 1.
+#[derive(Default)]
+struct Unread(u64);
+
+impl Unread {
+    fn note(&mut self, error: Error) {
+        say(format_args!("weave-wal: {error}"));
+        self.0 += 1;
+    }
+
+    fn is_none(&self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// Says so if a project was asked for that has no files: a misspelt name should not look like one
 /// of which everything is delivered. What cannot be listed is the command's affair.
 fn note_if_absent(root: &Path, project: Option<&str>) {
     let Some(project) = project else { return };
-    let found = [inspect::logs, weave_wal::dead::files].map(|find| find(root, Some(project)));
-    if found
-        .iter()
-        .all(|found| matches!(found, Ok(files) if files.is_empty()))
-    {
+    let mut is_known = false;
+    let mut unread = |_| is_known = true;
+    let logs = inspect::logs(root, Some(project), &mut unread);
+    let letters = weave_wal::dead::files(root, Some(project), &mut unread);
+    let is_absent = |found: weave_wal::Result<Vec<_>>| found.is_ok_and(|files| files.is_empty());
+    if is_absent(logs) && is_absent(letters) && !is_known {
         say(format_args!(
             "there are no logs of {project} in {}",
             root.display()

@@ -59,7 +59,8 @@ fn run(args: &Args) -> Result<Status, Trouble> {
             let mut screen = Screen::new(&root, project.as_deref(), exists);
             let summary = sender.run(&until, &mut |event| screen.show(event));
             screen.clear();
-            summary?
+            // Whatever could be read is delivered by now.
+            summary.map_err(Trouble::failed)?
         }
         false => Summary::default(),
     };
@@ -192,7 +193,7 @@ impl Progress {
 
 /// How many records there are to deliver; if that cannot be found out, the run will say why.
 fn pending(root: &Path, project: Option<&str>) -> u64 {
-    let projects = inspect::status(root).unwrap_or_default();
+    let projects = inspect::status(root, &mut |_| ());
     projects
         .iter()
         .filter(|found| project.is_none_or(|p| p == format!("{}/{}", found.entity, found.project)))

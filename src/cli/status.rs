@@ -6,7 +6,7 @@ use weave_wal::inspect::{self, FileStatus, ProjectStatus};
 
 use super::args::{Args, Known};
 use super::output::{Output, age, count, plain, quoted, size};
-use super::{Command, Status, Trouble, root, root_exists};
+use super::{Command, Status, Trouble, Unread, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
     name: "status",
@@ -14,8 +14,8 @@ pub(super) const COMMAND: Command = Command {
     usage: "[--root DIR] [--json]",
     details: "\
 Shows each project's files, whether their writers are alive, what is pending and since when, and
-the dead letters. The exit status is 1 if anything is pending or there are dead letters. It looks
-at the directory alone: no process has to be there.
+the dead letters. The exit status is 1 if anything is pending, there are dead letters, or
+something could not be read. It looks at the directory alone: no process has to be there.
 
 Options:
   --root DIR          where the logs are
@@ -33,8 +33,9 @@ Options:
 
 fn run(args: &Args) -> Result<Status, Trouble> {
     let root = root(args);
+    let mut unread = Unread::default();
     let projects = match root_exists(&root)? {
-        true => inspect::status(&root)?,
+        true => inspect::status(&root, &mut |error| unread.note(error)),
         false => Vec::new(),
     };
     let mut out = Output::stdout();
@@ -45,7 +46,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     }
     out.finish()?;
     let well = |project: &ProjectStatus| project.pending_bytes == 0 && project.dead_records == 0;
-    Ok(Status::well_if(projects.iter().all(well)))
+    Ok(Status::well_if(
+        projects.iter().all(well) && unread.is_none(),
+    ))
 }
 
 /// Keys are added, never taken away.

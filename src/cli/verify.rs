@@ -5,15 +5,16 @@ use weave_wal::inspect::From;
 use super::args::{Args, Known};
 use super::cat::Log;
 use super::output::{Output, count, say};
-use super::{Command, Status, Trouble};
+use super::{Command, Status, Trouble, Unread};
 
 pub(super) const COMMAND: Command = Command {
     name: "verify",
     about: "Checks every line of the logs",
     usage: "[--root DIR] [PATH…]",
     details: "\
-Prints each fault as FILE: offset N: REASON. The exit status is 1 if there is any. The unfinished
-last line of a log whose writer is alive is no fault. Without PATH: all log files below the root.
+Prints each fault as FILE: offset N: REASON. The exit status is 1 if there is any, or something
+cannot be read. The unfinished last line of a log whose writer is alive is no fault. Without PATH:
+all log files below the root.
 
 Options:
   --root DIR          where the logs are",
@@ -27,11 +28,12 @@ Options:
 };
 
 fn run(args: &Args) -> Result<Status, Trouble> {
-    let logs = Log::chosen(args)?;
+    let mut unread = Unread::default();
+    let logs = Log::chosen(args, &mut unread)?;
     let mut out = Output::stdout();
     let (mut records, mut faults) = (0, 0);
     for log in &logs {
-        log.read(From::Start, &mut |item| {
+        log.read(From::Start, &mut unread, &mut |item| {
             match log.fault(&item) {
                 None => records += 1,
                 Some(line) => {
@@ -49,5 +51,5 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         count(records, "record"),
         count(faults, "fault")
     ));
-    Ok(Status::well_if(faults == 0))
+    Ok(Status::well_if(faults == 0 && unread.is_none()))
 }

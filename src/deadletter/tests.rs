@@ -77,7 +77,7 @@ fn a_torn_last_line_does_not_swallow_the_next() {
     .unwrap();
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[1], letter());
-    assert_eq!(count(&path), 2);
+    assert_eq!(count(&path).unwrap(), 2);
 }
 
 #[test]
