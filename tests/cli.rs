@@ -481,6 +481,16 @@ fn a_project_without_logs_is_not_taken_for_one_that_is_delivered() {
     }
 }
 
+#[cfg(all(feature = "demo", feature = "proxy"))]
+#[test]
+fn the_demo_goes_through_no_proxy() {
+    for name in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+        // Nobody listens there.
+        let ran = Tool::new().set(name, "http://127.0.0.1:9").run(&["demo"]);
+        assert_eq!(ran.status, 0, "{name}: {ran:?}");
+    }
+}
+
 #[cfg(feature = "demo")]
 #[test]
 fn a_demo_that_is_interrupted_removes_its_directory() {

@@ -1,4 +1,5 @@
-//! `NO_PROXY` beside proxies named in lower case, which the HTTP client reads by itself.
+//! `NO_PROXY` beside proxies named in lower case, which the HTTP client reads by itself, and the
+//! demo, whose server no proxy can reach.
 
 use std::env;
 use std::ffi::OsStr;
@@ -22,14 +23,19 @@ pub(super) fn hide_from_http_client(args: &[impl AsRef<OsStr>]) {
     let in_the_way = lower
         .iter()
         .any(|(_, _, value)| value.as_deref().is_some_and(excepts));
+    let is_named = |(lower, upper): &(&str, &str)| is_set(lower) || is_set(upper);
+    let is_demo = args.first().is_some_and(|name| name.as_ref() == "demo");
+    let drops_all = is_demo && NAMES.iter().any(is_named);
     // In a CGI program the upper-case name is not read.
-    if !in_the_way || is_set("REQUEST_METHOD") {
+    if !drops_all && (!in_the_way || is_set("REQUEST_METHOD")) {
         return;
     }
     let begin = || -> io::Result<()> {
         let mut command = Command::new(env::current_exe()?);
         for (lower, upper, value) in lower {
-            if let Some(value) = value {
+            if drops_all {
+                command.env_remove(lower).env_remove(upper);
+            } else if let Some(value) = value {
                 command.env_remove(lower).env(upper, value);
             }
         }
