@@ -2,10 +2,10 @@
 //! that, else sixteen bytes at a time by tables.
 //!
 //! The multiplication replaces a block by a remainder that any bytes behind it see in the same way,
-//! 64 bytes at a time. V. Gopal et al. (Intel), "Fast CRC Computation for Generic Polynomials Using
-//! PCLMULQDQ Instruction", 2009, describe it, and a final reduction; here the tables do that.
+//! 64 bytes at a time, and in the end that remainder by the checksum. V. Gopal et al. (Intel), "Fast
+//! CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", 2009, describe it.
 //!
-//! Their technique is "slicing": one table for each byte of a block, so that the look-ups of one
+//! The technique of the tables is "slicing": one table for each byte of a block, so that the look-ups of one
 //! block do not wait for each other. M. E. Kounavis and F. L. Berry (Intel), "Novel Table
 //! Lookup-Based Algorithms for High-Performance CRC Generation", IEEE Transactions on Computers
 //! 57(11), 2008, describe it for eight bytes; with sixteen it is the same with twice the tables.
@@ -56,6 +56,23 @@ pub(crate) const fn factors(blocks: u32) -> [u64; 2] {
     [power_of_x(bits + 32), power_of_x(bits - 32)]
 }
 
+/// What takes 64 bits to the register: the factor for the first half of them, the polynomial, and
+/// the quotient of `x^64` by it. The latter two have 33 bits, the lowest first.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const fn reduction() -> [u64; 3] {
+    let polynomial = (POLYNOMIAL as u64) << 1 | 1;
+    // From `x^31` on: what is higher is only a shift.
+    let (mut quotient, mut remainder) = (0, 1);
+    let mut bit = 0;
+    while bit < 33 {
+        // The highest bit of what is left says whether the polynomial goes into it.
+        quotient |= (remainder as u64 & 1) << bit;
+        remainder = times_x(remainder);
+        bit += 1;
+    }
+    [power_of_x(64), polynomial, quotient]
+}
+
 /// `x^n` modulo the polynomial.
 #[cfg(target_arch = "x86_64")]
 const fn power_of_x(n: u32) -> u64 {
@@ -75,8 +92,8 @@ const fn times_x(register: u32) -> u32 {
 
 /// The checksum of what `crc` is the checksum of, followed by `bytes`. That of nothing is 0.
 pub(crate) fn update(crc: u32, bytes: &[u8]) -> u32 {
-    match sys::fold(!crc, bytes) {
-        Some((folded, rest)) => !register(register(0, &folded), rest),
+    match sys::multiply(!crc, bytes) {
+        Some(register) => !register,
         None => by_tables(crc, bytes),
     }
 }

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::crc;
 use crate::error::Error;
+use crate::sys;
 
 /// What a record asks the server to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,14 +167,10 @@ fn line_len(kind: Kind, req: &[u8]) -> usize {
 
 /// Pretty-printed JSON on one line: a raw line break can only stand between two tokens.
 fn without_line_breaks(json: &[u8]) -> Cow<'_, [u8]> {
-    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    // Without an early exit, and in bytes, the compiler looks at many of them at once.
-    let found = json
-        .iter()
-        .fold(0, |found, byte| found | u8::from(is_break(byte)));
-    if found == 0 {
+    if sys::find(b'\n', json).or(sys::find(b'\r', json)).is_none() {
         return Cow::Borrowed(json);
     }
+    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let space = |byte: &u8| if is_break(byte) { b' ' } else { *byte };
     Cow::Owned(json.iter().map(space).collect())
 }

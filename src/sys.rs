@@ -3,8 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128i, _mm_clmulepi64_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set_epi64x,
-    _mm_storeu_si128, _mm_xor_si128,
+    __m128i, _mm_and_si128, _mm_clmulepi64_si128, _mm_cvtsi128_si64, _mm_loadu_si128,
+    _mm_set_epi64x, _mm_srli_si128, _mm_xor_si128,
 };
 use std::ffi::CString;
 use std::fs::File;
@@ -223,65 +223,81 @@ pub(crate) fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     (!at.is_null()).then(|| at as usize - bytes.as_ptr() as usize)
 }
 
-/// For CRC-32 (see `crc`): 16 bytes that stand for the register and the beginning of `bytes`, and
-/// the rest, which is shorter than that. `None`: too few bytes, or not with this processor.
+/// What `bytes` make of the register of a CRC-32 (see `crc`). `None`: too few bytes, or not with
+/// this processor.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn fold(register: u32, bytes: &[u8]) -> Option<([u8; 16], &[u8])> {
-    let (first, rest) = bytes.split_first_chunk()?;
+pub(crate) fn multiply(register: u32, bytes: &[u8]) -> Option<u32> {
+    // What is more than whole blocks is dealt with first: zeros before a message change nothing,
+    // and the register belongs to the message's own first bytes.
+    let odd = bytes.len() % 16;
+    let (front, blocks) = bytes.split_at_checked(16 + odd)?;
     if !std::is_x86_feature_detected!("pclmulqdq") {
         return None;
     }
+    let mut first = [0; 32];
+    first[16 - odd..].copy_from_slice(front);
+    for (byte, register) in first[16 - odd..].iter_mut().zip(register.to_le_bytes()) {
+        *byte ^= register;
+    }
     // SAFETY: the processor has the instruction.
-    Some(unsafe { fold_blocks(register, first, rest) })
+    Some(unsafe { multiply_blocks(&first, blocks) })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn fold(_register: u32, _bytes: &[u8]) -> Option<([u8; 16], &[u8])> {
+pub(crate) fn multiply(_register: u32, _bytes: &[u8]) -> Option<u32> {
     None
 }
 
-/// Four blocks side by side, then one by one.
+/// Blocks of 16 bytes: four side by side, then one by one, and from 128 bits to the register.
 ///
 /// # Safety
 /// The processor has PCLMULQDQ.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "pclmulqdq")]
-unsafe fn fold_blocks<'a>(
-    register: u32,
-    first: &[u8; 64],
-    mut rest: &'a [u8],
-) -> ([u8; 16], &'a [u8]) {
+unsafe fn multiply_blocks(first: &[u8; 32], mut rest: &[u8]) -> u32 {
     const BY_ONE: [u64; 2] = crc::factors(1);
     const BY_FOUR: [u64; 2] = crc::factors(4);
-    // SAFETY: every load is of a part of the slice or the array that it names, and the store of a
-    // block to an array of its size; neither needs alignment. The instruction is there.
+    const FACTORS: [u64; 3] = crc::reduction();
+    let [from_64, polynomial, quotient] = FACTORS;
+    // SAFETY: every load is of a part of the slice or the array that it names, without alignment.
+    // The instruction is there.
     unsafe {
-        let part =
-            |bytes: &[u8; 64], n: usize| _mm_loadu_si128(bytes.as_ptr().cast::<__m128i>().add(n));
-        let mut lanes = [
-            part(first, 0),
-            part(first, 1),
-            part(first, 2),
-            part(first, 3),
-        ];
-        lanes[0] = _mm_xor_si128(lanes[0], _mm_cvtsi32_si128(register as i32));
-        while let Some((blocks, behind)) = rest.split_first_chunk::<64>() {
-            for (n, lane) in lanes.iter_mut().enumerate() {
-                *lane = carry(*lane, BY_FOUR, part(blocks, n));
-            }
+        let part = |bytes: &[u8], n: usize| {
+            debug_assert!(bytes.len() >= 16 * (n + 1));
+            _mm_loadu_si128(bytes.as_ptr().cast::<__m128i>().add(n))
+        };
+        let mut folded = carry(part(first, 0), BY_ONE, part(first, 1));
+        if let Some((blocks, behind)) = rest.split_first_chunk::<64>() {
+            let mut lanes = [0, 1, 2, 3].map(|n| part(blocks, n));
+            lanes[0] = carry(folded, BY_ONE, lanes[0]);
             rest = behind;
-        }
-        let [mut folded, others @ ..] = lanes;
-        for lane in others {
-            folded = carry(folded, BY_ONE, lane);
+            while let Some((blocks, behind)) = rest.split_first_chunk::<64>() {
+                for (n, lane) in lanes.iter_mut().enumerate() {
+                    *lane = carry(*lane, BY_FOUR, part(blocks, n));
+                }
+                rest = behind;
+            }
+            folded = lanes[0];
+            for lane in &lanes[1..] {
+                folded = carry(folded, BY_ONE, *lane);
+            }
         }
         while let Some((block, behind)) = rest.split_first_chunk::<16>() {
-            folded = carry(folded, BY_ONE, _mm_loadu_si128(block.as_ptr().cast()));
+            folded = carry(folded, BY_ONE, part(block, 0));
             rest = behind;
         }
-        let mut bytes = [0; 16];
-        _mm_storeu_si128(bytes.as_mut_ptr().cast(), folded);
-        (bytes, rest)
+        let low = _mm_set_epi64x(0, 0xFFFF_FFFF);
+        let times = |bits, factor: u64| {
+            _mm_clmulepi64_si128::<0x00>(bits, _mm_set_epi64x(0, factor as i64))
+        };
+        // To 96 bits, to 64, and then without a division (P. Barrett, 1986): the quotient by one
+        // multiplication, what it stands for by another.
+        let folded = _mm_xor_si128(times(folded, BY_ONE[1]), _mm_srli_si128::<8>(folded));
+        let rest = _mm_srli_si128::<4>(folded);
+        let folded = _mm_xor_si128(times(_mm_and_si128(folded, low), from_64), rest);
+        let quotient = _mm_and_si128(times(_mm_and_si128(folded, low), quotient), low);
+        let folded = _mm_xor_si128(folded, times(quotient, polynomial));
+        (_mm_cvtsi128_si64(folded) as u64 >> 32) as u32
     }
 }
 
