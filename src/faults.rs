@@ -52,6 +52,12 @@ pub(crate) fn too_large(how_far: u8) -> u8 {
     3 | how_far << 2
 }
 
+/// The same of a write, because the disk is full.
+#[cfg(test)]
+pub(crate) fn no_space(how_far: u8) -> u8 {
+    1 | how_far << 2
+}
+
 /// Will no call fail any more?
 pub fn is_healthy() -> bool {
     STORAGE.with_borrow(|storage| storage.plan.iter().all(|call| call % 4 == 0))

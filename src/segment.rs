@@ -251,8 +251,9 @@ impl SegmentFile {
     /// On a full disk: gives the space of what is delivered back, by whomever; the file holds
     /// `len` bytes. `false`: nothing is.
     pub fn give_back(&self, len: u64) -> bool {
-        let delivered = checkpoint::read(&self.path(Extension::Checkpoint)).min(len);
-        give_back(&self.file, delivered).is_ok()
+        let delivered = checkpoint::read(&self.path(Extension::Checkpoint));
+        // Beyond the end it is nonsense, here as for whoever delivers the file.
+        delivered <= len && give_back(&self.file, delivered).is_ok()
     }
 
     /// Syncs the content, and the name unless that is known to be safe.
@@ -410,11 +411,14 @@ mod tests {
             (0, &b"{\"a\":1}\n{\"b\":2}\n"[..]),
             (1, b"{\"a\":1}\n{\"b\":2}\n"),
             (11, b"{\"a\":1}\n{\"b\":2}\n"),
+            (17, b"{\"a\":1}\n{\"b\":2}\n"),
+            (u64::MAX, b"{\"a\":1}\n{\"b\":2}\n"),
             (8, b"\0\0\0\0\0\0\0\n{\"b\":2}\n"),
-            (u64::MAX, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\n"),
+            (16, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\n"),
         ] {
             checkpoint::write(&checkpoint, delivered).unwrap();
-            segment.file.give_back(segment.len());
+            let given_back = segment.file.give_back(segment.len());
+            assert_eq!(given_back, delivered == 8 || delivered == 16);
             assert_eq!(
                 std::fs::read(segment.file.path(Extension::Jsonl)).unwrap(),
                 expected

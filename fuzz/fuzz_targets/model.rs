@@ -39,6 +39,9 @@ struct Model<'a> {
     script: Script<'a>,
     records: Vec<Accepted>,
     files: Vec<File>,
+    /// What the files that are being written were like when somebody read them: their writer may
+    /// since have cut off what it could not sync, or given back what was delivered.
+    pictures: HashMap<String, Vec<Vec<u8>>>,
     log: Option<Live>,
     /// A delivery of a file that is not the log's own, and which.
     other: Option<(String, Delivery)>,
@@ -63,6 +66,7 @@ impl<'a> Model<'a> {
             script,
             records: Vec::new(),
             files: Vec::new(),
+            pictures: HashMap::new(),
             log: None,
             other: None,
             other_unsettled: Vec::new(),
@@ -191,6 +195,7 @@ impl<'a> Model<'a> {
         let limits = self.batches();
         let answers = self.script.byte();
         self.live();
+        self.take_pictures();
         let Some(live) = &mut self.log else { return };
         let held = live.delivery.is_some();
         let mut seen = Seen::default();
@@ -224,6 +229,7 @@ impl<'a> Model<'a> {
             let opened = Delivery::open(&DIR, &name, &limits).expect("healthy storage");
             self.other = opened.map(|delivery| (name, delivery));
         }
+        self.take_pictures();
         let Some((name, delivery)) = &mut self.other else {
             return;
         };
@@ -244,6 +250,19 @@ impl<'a> Model<'a> {
         if step == Step::Idle {
             if let Some((_, delivery)) = self.other.take() {
                 delivery.remove().expect("healthy storage");
+            }
+        }
+    }
+
+    /// Keeps what the files that are being written are like now.
+    fn take_pictures(&mut self) {
+        let mut here = names("jsonl");
+        here.retain(|name| self.files.iter().all(|file| file.name != *name));
+        for name in here {
+            let content = fs::read(DIR.join(&name)).expect("healthy storage");
+            let pictures = self.pictures.entry(name).or_default();
+            if pictures.last() != Some(&content) {
+                pictures.push(content);
             }
         }
     }
@@ -304,8 +323,11 @@ impl<'a> Model<'a> {
         let mut own = names("jsonl");
         own.retain(|name| !known.contains(&&name[..]));
         let mut written = 0;
+        let mut given_back = false;
         for (index, name) in own.iter().enumerate() {
             let mut file = File::new(name, &self.records, failed);
+            file.versions = self.pictures.remove(name).unwrap_or_default();
+            given_back |= file.is_given_back();
             let synced_here = storage::synced(&file.path()) as usize;
             for line in &file.lines {
                 let record = &mut self.records[line.id];
@@ -328,7 +350,8 @@ impl<'a> Model<'a> {
         }
         for record in &mut self.records[live.first..] {
             let Some(end) = record.end else { continue };
-            record.removed = !record.kept && end <= synced;
+            // What was delivered makes room on a full disk, also before the log itself has synced it.
+            record.removed = !record.kept && (end <= synced || given_back);
             assert!(
                 end > synced || record.removed || record.synced,
                 "sync means synced"

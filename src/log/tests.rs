@@ -41,8 +41,9 @@ fn files(dir: &Path) -> Vec<Vec<usize>> {
             let record = crate::parse(line.as_bytes()).unwrap();
             (0..100).find(|&n| record.req == self::line(n)).unwrap()
         };
-        // What is destroyed reads as NUL bytes.
-        content.trim_matches('\0').lines().map(number).collect()
+        // What is destroyed, or given back up to a newline, reads as NUL bytes.
+        let left = content.trim_matches('\0').trim_start();
+        left.lines().map(number).collect()
     };
     paths.into_iter().map(records).collect()
 }
@@ -144,6 +145,93 @@ fn a_file_that_may_grow_no_more_is_followed_by_another() {
     append(&log, 4).unwrap();
     log.sync().unwrap();
     assert_eq!(files(dir.path()), [vec![1], vec![2, 4], vec![]]);
+}
+
+/// A log that buffers, with a file whose first line is synced and delivered.
+fn open_with_one_delivered(dir: &Path) -> Log {
+    let limits = Limits {
+        durability: Durability::Buffered,
+        ..LIMITS
+    };
+    let directory = Directory::create(dir).unwrap();
+    let log = Log::open(Some(directory.clone()), limits, Box::new(|| ())).unwrap();
+    append(&log, 0).unwrap();
+    log.sync().unwrap();
+    let file = log.oldest_file().unwrap();
+    let checkpoint = directory.file(&file.name, crate::name::Extension::Checkpoint);
+    crate::checkpoint::write(&checkpoint, file.end.offset()).unwrap();
+    log
+}
+
+#[test]
+fn on_a_full_disk_what_is_delivered_makes_room() {
+    for how_far in [0, 30, 50, 63] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open_with_one_delivered(dir.path());
+        (1..4).for_each(|n| assert!(append(&log, n).is_ok()));
+        // The write, and cutting off what of it is no whole line.
+        faults::plan(&[faults::no_space(how_far), WORKS]);
+        log.sync().unwrap();
+        assert_eq!(files(dir.path()), [[1, 2, 3]]);
+        append(&log, 4).unwrap();
+        log.sync().unwrap();
+        assert_eq!(files(dir.path()), [[1, 2, 3, 4]]);
+    }
+}
+
+#[test]
+fn if_that_room_is_not_enough_every_line_is_still_written_once() {
+    for (first, second) in [(0, 0), (0, 50), (30, 40), (50, 0), (50, 50)] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open_with_one_delivered(dir.path());
+        (1..5).for_each(|n| assert!(append(&log, n).is_ok()));
+        faults::plan(&[
+            faults::no_space(first),
+            WORKS,
+            faults::no_space(second),
+            WORKS,
+        ]);
+        assert!(log.sync().unwrap_err().is_no_space());
+        let written = files(dir.path()).remove(0);
+        assert_eq!(
+            log.position().written,
+            (1 + written.len() as u64) * log.accepted().1 / 5
+        );
+        log.sync().unwrap();
+        assert_eq!(files(dir.path()), [[1, 2, 3, 4]]);
+    }
+}
+
+#[test]
+fn a_full_disk_takes_nothing_back_that_is_not_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 1).unwrap();
+    faults::plan(&[faults::no_space(30), WORKS]);
+    assert!(append(&log, 2).unwrap_err().is_no_space());
+    append(&log, 3).unwrap();
+    assert_eq!(files(dir.path()), [[1, 3]]);
+}
+
+#[test]
+fn of_several_blocks_those_that_came_in_are_not_written_again() {
+    const LINES: usize = 70;
+    for plan in [
+        [faults::failing(30)].as_slice(),
+        &[WORKS, faults::failing(0)],
+        &[WORKS, faults::failing(30)],
+        &[WORKS, WORKS, faults::failing(30)],
+        // In the block that is open.
+        &[WORKS, WORKS, WORKS, faults::failing(30)],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open_with_one_delivered(dir.path());
+        (1..LINES).for_each(|n| assert!(append(&log, n).is_ok()));
+        faults::plan(plan);
+        assert!(log.sync().unwrap_err().is_io());
+        log.sync().unwrap();
+        assert_eq!(files(dir.path()), [(0..LINES).collect::<Vec<_>>()]);
+    }
 }
 
 /// Blocks are small here, so that appends, writes without the mutex, syncs and rotations meet. A

@@ -28,7 +28,8 @@ pub static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
 pub struct File {
     pub name: String,
     pub content: Vec<u8>,
-    /// What stood there before each damage: a dead letter shows one of these.
+    /// What stood there when its writer lived, and before each damage: a dead letter shows one of
+    /// these.
     pub versions: Vec<Vec<u8>>,
     /// Where each record was written, its newline not counted.
     pub lines: Vec<Line>,
@@ -85,6 +86,14 @@ impl File {
             lines,
             skipped: 0,
         }
+    }
+
+    /// Has the space of what is delivered been given back?
+    pub fn is_given_back(&self) -> bool {
+        let checkpoint = fuzzing::read_checkpoint(&self.path().with_extension("checkpoint"));
+        let delivered = self.content.get(..checkpoint as usize);
+        let hole = delivered.and_then(|delivered| delivered.strip_suffix(b"\n"));
+        hole.is_some_and(|hole| !hole.is_empty() && hole.iter().all(|byte| *byte == 0))
     }
 
     /// Somewhere in the file, as often as not around a newline.
