@@ -45,6 +45,9 @@ impl Log {
                 let synced = state.synced;
                 gone.into_iter().for_each(Segment::abandon);
                 for mut failed in failed {
+                    // One that was begun behind the lines of a sync that failed holds nothing: what
+                    // comes before it is not delivered when it is.
+                    failed.base = failed.base.min(synced);
                     // If it cannot be cut, the lines are sent twice: better than not at all.
                     let _ = failed.cut(synced.saturating_sub(failed.base).min(failed.len()));
                     state.seal(&failed, synced);

@@ -78,6 +78,34 @@ fn what_a_failed_sync_has_destroyed_is_synced_in_a_new_file() {
 }
 
 #[test]
+fn a_file_begun_behind_a_failed_sync_is_no_sign_that_what_came_before_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        segment_bytes: 1,
+        ..LIMITS
+    };
+    let directory = Directory::create(dir.path()).unwrap();
+    let log = Log::open(Some(directory), limits, Box::new(|| ())).unwrap();
+    append(&log, 1).unwrap();
+    log.sync().unwrap();
+    let synced = log.accepted().1;
+    append(&log, 2).unwrap();
+    // The next file is begun, the sync of the one before fails, and with it all that is new.
+    faults::plan(&[WORKS, fails()]);
+    log.sync().unwrap();
+    let mut bases = Vec::new();
+    while let Some(file) = log.oldest_file() {
+        bases.push((file.base, file.end.offset()));
+        if !file.sealed {
+            break;
+        }
+        log.forget(&file.name);
+    }
+    let line = synced;
+    assert_eq!(bases, [(0, line), (line, 0), (line, 0), (line, line)]);
+}
+
+#[test]
 fn while_no_file_can_be_had_every_call_says_so_and_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
