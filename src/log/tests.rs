@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::*;
 use crate::faults;
+use crate::name::Extension;
 use crate::record::Kind;
 
 const LIMITS: Limits = Limits {
@@ -175,6 +176,84 @@ fn a_file_that_may_grow_no_more_is_followed_by_another() {
     assert_eq!(files(dir.path()), [vec![1], vec![2, 4], vec![]]);
 }
 
+fn log_path(dir: &Path, name: &FileName, extension: Extension) -> std::path::PathBuf {
+    Directory::at(dir).file(name, extension)
+}
+
+#[test]
+fn of_a_file_that_somebody_removes_what_is_not_delivered_goes_to_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let first_end = append(&log, 1).unwrap();
+    (2..4).for_each(|n| assert!(append(&log, n).is_ok()));
+    log.sync().unwrap();
+    log.set_delivered(first_end);
+    let name = log.oldest_file().unwrap().name;
+    assert!(!log.replace_missing(&name).unwrap(), "it is there");
+    let lock = log_path(dir.path(), &name, Extension::Lock);
+    assert!(lock.exists());
+    fs::remove_file(log_path(dir.path(), &name, Extension::Jsonl)).unwrap();
+    append(&log, 4).unwrap();
+    assert!(log.replace_missing(&name).unwrap());
+    assert!(!log.replace_missing(&name).unwrap(), "it is replaced");
+    assert_eq!(files(dir.path()), [[2, 3, 4]]);
+    assert!(!lock.exists());
+    let file = log.oldest_file().unwrap();
+    assert_eq!((file.base, file.sealed), (first_end, false));
+    assert_eq!(file.base + file.end.offset(), log.accepted().1);
+    append(&log, 5).unwrap();
+    log.sync().unwrap();
+    assert_eq!(files(dir.path()), [[2, 3, 4, 5]]);
+}
+
+#[test]
+fn a_sync_and_a_close_find_out_that_the_file_was_removed() {
+    let end: [fn(&Log) -> Result<()>; 2] = [Log::sync, Log::close];
+    for end in end {
+        for is_synced in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let log = open(dir.path());
+            append(&log, 1).unwrap();
+            log.sync().unwrap();
+            if !is_synced {
+                append(&log, 2).unwrap();
+            }
+            let name = log.oldest_file().unwrap().name;
+            fs::remove_file(log_path(dir.path(), &name, Extension::Jsonl)).unwrap();
+            end(&log).unwrap();
+            if is_synced {
+                log.close().unwrap();
+                assert_eq!(files(dir.path()), [[1]]);
+            } else {
+                assert_eq!(files(dir.path()), [[1, 2]]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_removed_file_that_follows_another_is_replaced_from_its_own_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        segment_bytes: 1,
+        ..LIMITS
+    };
+    let directory = Directory::create(dir.path()).unwrap();
+    let log = Log::open(Some(directory), limits, Box::new(|| ())).unwrap();
+    for n in 1..4 {
+        append(&log, n).unwrap();
+        log.sync().unwrap();
+    }
+    append(&log, 4).unwrap();
+    assert_eq!(files(dir.path()), [vec![1], vec![2], vec![3], vec![4]]);
+    let last = Directory::at(dir.path()).logs().unwrap().remove(3);
+    fs::remove_file(log_path(dir.path(), &last, Extension::Jsonl)).unwrap();
+    log.close().unwrap();
+    // The next file was begun before anybody knew.
+    let expected = [vec![1], vec![2], vec![3], vec![], vec![4]];
+    assert_eq!(files(dir.path()), expected);
+}
+
 /// A log that buffers, with a file whose first line is synced and delivered.
 fn open_with_one_delivered(dir: &Path) -> Log {
     let limits = Limits {
@@ -186,7 +265,7 @@ fn open_with_one_delivered(dir: &Path) -> Log {
     append(&log, 0).unwrap();
     log.sync().unwrap();
     let file = log.oldest_file().unwrap();
-    let checkpoint = directory.file(&file.name, crate::name::Extension::Checkpoint);
+    let checkpoint = directory.file(&file.name, Extension::Checkpoint);
     crate::checkpoint::write(&checkpoint, file.end.offset()).unwrap();
     log
 }
@@ -312,7 +391,7 @@ fn every_line_is_in_the_files_once_and_in_its_order_whoever_writes_it() {
         log.close().unwrap();
         let mut next = vec![0; threads];
         for path in Directory::at(dir.path()).logs().unwrap() {
-            let path = Directory::at(dir.path()).file(&path, crate::name::Extension::Jsonl);
+            let path = Directory::at(dir.path()).file(&path, Extension::Jsonl);
             for line in fs::read_to_string(path).unwrap().lines() {
                 let req: serde_json::Value =
                     serde_json::from_str(crate::parse(line.as_bytes()).unwrap().req).unwrap();
