@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::Durability;
+use crate::faults;
 
 fn client(dir: &std::path::Path) -> Client {
     let config = Config::new("team", "app").root(dir).sender(false);
@@ -86,4 +87,28 @@ fn without_its_thread_a_client_goes_on_and_says_so() {
     let receipt = client.finish(Duration::MAX);
     assert!(receipt.pending >= 3);
     assert!(receipt.error.unwrap().contains("panicked"));
+}
+
+#[test]
+fn what_a_failed_sync_moves_behind_a_file_that_was_begun_already_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = crate::collector::Collector::start().unwrap();
+    let config = Config::new("team", "app").root(dir.path());
+    let config = config.server(collector.url()).segment_bytes(1);
+    let client = Client::open(config.sync_interval(Duration::from_secs(3600))).unwrap();
+    let append = |n: usize| {
+        let id = format!("{n:016x}");
+        let end = json!({"project_id": "team/app", "id": id, "ended_at": "2026-01-01T12:00:00Z"});
+        client.call_end(&end).unwrap()
+    };
+    append(0).wait().unwrap();
+    for n in 1..4 {
+        append(n);
+        // The next file is created, then the sync of this one fails.
+        faults::plan(&[0, faults::failing(0)]);
+        client.sync().unwrap();
+        client.flush(Duration::from_secs(60)).unwrap();
+    }
+    let receipt = client.finish(Duration::from_secs(60));
+    assert_eq!((receipt.delivered, receipt.pending), (4, 0), "{receipt:?}");
 }
