@@ -167,9 +167,9 @@ fn each_client_has_one_thread_with_its_name() {
     assert_eq!(play("threads"), "");
 }
 
-/// The lines of `/proc/self/status` about signals: what is caught, ignored and blocked.
+/// The lines of `/proc/thread-self/status` about signals: what is caught, ignored and blocked here.
 fn dispositions() -> Vec<String> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let about = |line: &&str| {
         ["SigBlk", "SigIgn", "SigCgt"]
             .iter()
@@ -191,7 +191,7 @@ fn signals(root: &Path) {
 
 #[test]
 fn no_signal_is_caught_ignored_or_blocked_in_the_callers_threads() {
-    if !Path::new("/proc/self/status").exists() {
+    if !Path::new("/proc/thread-self/status").exists() {
         skip("there is no /proc that tells");
         return;
     }
