@@ -351,7 +351,8 @@ impl<'a> Model<'a> {
         for record in &mut self.records[live.first..] {
             let Some(end) = record.end else { continue };
             // What was delivered makes room on a full disk, also before the log itself has synced it.
-            record.removed = !record.kept && (end <= synced || given_back);
+            let made_room = given_back && record.taken + record.dead > 0;
+            record.removed = !record.kept && (end <= synced || made_room);
             assert!(
                 end > synced || record.removed || record.synced,
                 "sync means synced"
