@@ -323,11 +323,9 @@ impl<'a> Model<'a> {
         let mut own = names("jsonl");
         own.retain(|name| !known.contains(&&name[..]));
         let mut written = 0;
-        let mut given_back = false;
         for (index, name) in own.iter().enumerate() {
             let mut file = File::new(name, &self.records, failed);
             file.versions = self.pictures.remove(name).unwrap_or_default();
-            given_back |= file.is_given_back();
             let synced_here = storage::synced(&file.path()) as usize;
             for line in &file.lines {
                 let record = &mut self.records[line.id];
@@ -351,8 +349,8 @@ impl<'a> Model<'a> {
         for record in &mut self.records[live.first..] {
             let Some(end) = record.end else { continue };
             // What was delivered makes room on a full disk, also before the log itself has synced it.
-            let made_room = given_back && record.taken + record.dead > 0;
-            record.removed = !record.kept && (end <= synced || made_room);
+            let is_delivered = record.taken + record.dead > 0;
+            record.removed = !record.kept && (end <= synced || is_delivered);
             assert!(
                 end > synced || record.removed || record.synced,
                 "sync means synced"

@@ -88,14 +88,6 @@ impl File {
         }
     }
 
-    /// Has the space of what is delivered been given back?
-    pub fn is_given_back(&self) -> bool {
-        let checkpoint = fuzzing::read_checkpoint(&self.path().with_extension("checkpoint"));
-        let delivered = self.content.get(..checkpoint as usize);
-        let hole = delivered.and_then(|delivered| delivered.strip_suffix(b"\n"));
-        hole.is_some_and(|hole| !hole.is_empty() && hole.iter().all(|byte| *byte == 0))
-    }
-
     /// Somewhere in the file, as often as not around a newline.
     pub fn place(&self, script: &mut Script<'_>) -> usize {
         if self.content.is_empty() {
