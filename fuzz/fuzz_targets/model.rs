@@ -346,11 +346,14 @@ impl<'a> Model<'a> {
             fs::write(DIR.join(name).with_extension("lock"), "0").expect("healthy storage");
             self.files.push(file);
         }
+        let letters = names("deadletter").into_iter();
+        let letters = letters.map(|name| fs::read(DIR.join(name)).expect("healthy storage"));
+        let dead = String::from_utf8_lossy(&letters.collect::<Vec<_>>().concat()).into_owned();
         for record in &mut self.records[live.first..] {
             let Some(end) = record.end else { continue };
-            // What was delivered makes room on a full disk, also before the log itself has synced it.
-            let is_delivered = record.taken + record.dead > 0;
-            record.removed = !record.kept && (end <= synced || is_delivered);
+            // What was dealt with makes room on a full disk, also before the log itself has synced it.
+            let is_dead = record.line.len() > LONGEST || dead.contains(&record.req);
+            record.removed = !record.kept && (end <= synced || record.taken > 0 || is_dead);
             assert!(
                 end > synced || record.removed || record.synced,
                 "sync means synced"
