@@ -3,13 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{Log, State};
 use crate::error::{Error, Result};
 use crate::segment::{Appended, Segment, SegmentFile};
 
-/// How often the leader of a sync lets others run before it begins.
-const MOST_YIELDS: u32 = 16;
+/// How long the leader of a sync lets others run before it begins, less than half of what a sync
+/// takes. To count how often would say little: a turn takes a microsecond where nobody else wants
+/// this processor.
+const LONGEST_YIELD: Duration = Duration::from_micros(60);
 
 impl Log {
     /// Writes everything that is only buffered; what fails stays in the buffer. Full blocks are
@@ -153,15 +156,18 @@ impl Log {
     /// Those whom the sync before has woken may want to be part of this one: lets them run first,
     /// for as long as fewer have come than then.
     fn let_followers_in<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        for _ in 0..MOST_YIELDS {
-            if state.followers + 1 >= state.shared {
-                break;
-            }
+        if state.followers + 1 >= state.shared {
+            return state;
+        }
+        let begun = Instant::now();
+        loop {
             drop(state);
             thread::yield_now();
             state = self.lock();
+            if state.followers + 1 >= state.shared || begun.elapsed() >= LONGEST_YIELD {
+                return state;
+            }
         }
-        state
     }
 
     /// Goes on to a new file, when the running sync is done.
