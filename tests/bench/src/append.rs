@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use weave_wal::{Durability, Kind};
@@ -52,19 +52,10 @@ fn buffered(bench: &mut Bench, name: &str, threads: usize, records: usize) {
     let (dir, line) = (bench.dir().to_owned(), workload::line(&workload::request()));
     let lines = vec![
         entrant("write(2) of 64 KiB", Bound::None, || {
-            let dir = crate::harness::scratch(&dir);
-            let file = &new_file(dir.path());
-            let line = &line;
-            burst(threads, records, move || {
-                let (mut file, mut buffer) = (file, Vec::with_capacity(64 << 10));
-                move || {
-                    if buffer.len() + line.len() > 64 << 10 {
-                        file.write_all(&buffer).expect("a write");
-                        buffer.clear();
-                    }
-                    buffer.extend_from_slice(line);
-                }
-            })
+            coalesced_writes(&dir, threads, records, &line)
+        }),
+        entrant("the same, at most 8 MiB not synced", Bound::None, || {
+            bounded_writes(&dir, threads, records, &line)
         }),
         entrant("weave-wal, Buffered", Bound::AtLeast(0.80), || {
             ours(&dir, Durability::Buffered, threads, records)
@@ -153,6 +144,70 @@ fn raw_writes(dir: &Path, threads: usize, records: usize, line: &[u8]) -> f64 {
     let dir = crate::harness::scratch(dir);
     let file = new_file(dir.path());
     each_written(&file, threads, records, line)
+}
+
+fn coalesced_writes(dir: &Path, threads: usize, records: usize, line: &[u8]) -> f64 {
+    let dir = crate::harness::scratch(dir);
+    let file = &new_file(dir.path());
+    each_coalesced(threads, records, line, &|mut buffer| {
+        let mut file = file;
+        file.write_all(&buffer).expect("a write");
+        buffer.clear();
+        buffer
+    })
+}
+
+/// What a program can do that must not hold more in memory than our default queue, and not let go
+/// of what is not on the disk.
+fn bounded_writes(dir: &Path, threads: usize, records: usize, line: &[u8]) -> f64 {
+    const MOST: u64 = 8 << 20;
+    let dir = crate::harness::scratch(dir);
+    let file = &new_file(dir.path());
+    let (written, synced) = (&AtomicU64::new(0), &AtomicU64::new(0));
+    let done = &AtomicBool::new(false);
+    let unsynced = move || written.load(Ordering::Acquire) - synced.load(Ordering::Acquire);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while !done.load(Ordering::Acquire) {
+                if unsynced() < MOST / 2 {
+                    std::thread::yield_now();
+                    continue;
+                }
+                let so_far = written.load(Ordering::Acquire);
+                file.sync_data().expect("a sync");
+                synced.store(so_far, Ordering::Release);
+            }
+        });
+        let rate = each_coalesced(threads, records, line, &|mut buffer| {
+            while unsynced() > MOST {
+                std::thread::yield_now();
+            }
+            let mut file = file;
+            file.write_all(&buffer).expect("a write");
+            written.fetch_add(buffer.len() as u64, Ordering::AcqRel);
+            buffer.clear();
+            buffer
+        });
+        done.store(true, Ordering::Release);
+        rate
+    })
+}
+
+fn each_coalesced(
+    threads: usize,
+    records: usize,
+    line: &[u8],
+    write: &(impl Fn(Vec<u8>) -> Vec<u8> + Sync),
+) -> f64 {
+    burst(threads, records, move || {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        move || {
+            if buffer.len() + line.len() > 64 << 10 {
+                buffer = write(std::mem::take(&mut buffer));
+            }
+            buffer.extend_from_slice(line);
+        }
+    })
 }
 
 /// What the disk leaves of it when somebody syncs as often as a log has to.

@@ -1,5 +1,6 @@
 //! Interleaved rounds, medians and quartiles, and what has to hold.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -73,6 +74,7 @@ impl Bench {
             let mut results = vec![0.0; entrants.len()];
             for step in 0..entrants.len() {
                 let at = (round + step) % entrants.len();
+                self.let_the_disk_rest();
                 results[at] = (entrants[at].run)();
             }
             for (at, result) in results.iter().enumerate() {
@@ -91,6 +93,17 @@ impl Bench {
                 entrant.name
             );
         }
+    }
+
+    /// What the one before has removed is given back to the device, which is not for the next one
+    /// to wait for: with the file system's next commit, and then in the background, where nothing
+    /// says when it is done.
+    fn let_the_disk_rest(&self) {
+        let marker = self.scratch();
+        let synced = File::create(marker.path().join("marker")).and_then(|file| file.sync_all());
+        let synced = synced.and_then(|()| File::open(&self.dir)?.sync_all());
+        synced.expect("a sync");
+        std::thread::sleep(Duration::from_millis(200));
     }
 
     /// One figure that stands for itself.
