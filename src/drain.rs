@@ -283,7 +283,7 @@ impl Drain {
                 self.with_space(batch, || checkpoint::write(&path, settled_end))
             }
             Source::Memory(log) => {
-                log.release_memory(settled_end, settled.records);
+                log.release_memory(settled_end);
                 Ok(())
             }
         };

@@ -155,7 +155,7 @@ impl Log {
             || (self.is_much_to_sync(&state) && !std::mem::replace(&mut state.thread_told, true));
         if end - state.written >= WRITE_PIECE && !state.write_running {
             // The record is accepted; if this fails, whoever syncs next or finds no room is told.
-            state = self.write_out(state).0;
+            state = self.write_out(state, end).0;
         }
         drop(state);
         if wake {
@@ -205,7 +205,8 @@ impl Log {
         let mut state = self.lock();
         while state.synced < position {
             if !state.sync_running {
-                state = match self.lead_sync(state) {
+                let goal = state.accepted;
+                state = match self.lead_sync(state, goal) {
                     Ok(state) => state,
                     // Perhaps it is only what came later that could not be written.
                     Err(_) if self.lock().synced >= position => return Ok(()),
@@ -232,7 +233,8 @@ impl Log {
     pub fn write_if_free(&self) {
         if let Ok(state) = self.state.try_lock() {
             if !state.write_running {
-                let _ = self.write_out(state);
+                let goal = state.accepted;
+                let _ = self.write_out(state, goal);
             }
         }
     }
@@ -261,11 +263,15 @@ impl Log {
         let now = Instant::now();
         let due = oldest + self.limits.sync_interval;
         // An error stays with the lines: whoever appends or syncs next meets it and reports it.
-        if (now >= due || self.is_much_to_sync(&state)) && !state.sync_running {
-            let synced = self.lead_sync(state).is_ok();
+        let is_due = now >= due;
+        if (is_due || self.is_much_to_sync(&state)) && !state.sync_running {
+            // While the disk is busy with what is written, who appends writes more.
+            let goal = if is_due { state.accepted } else { 0 };
+            let synced = self.lead_sync(state, goal).is_ok();
             return Some(if synced { now } else { now + AFTER_FAILURE });
         }
-        if !state.write_running && self.write_out(state).1.is_err() {
+        let goal = state.accepted;
+        if !state.write_running && self.write_out(state, goal).1.is_err() {
             return Some(now + AFTER_FAILURE);
         }
         Some(match self.limits.durability {
@@ -374,10 +380,9 @@ impl Log {
     }
 
     /// Memory storage: forgets the lines before `position`, which are delivered or refused.
-    pub fn release_memory(&self, position: u64, records: u64) {
+    pub fn release_memory(&self, position: u64) {
         let mut state = self.lock();
         state.lines.drop_before(position);
-        state.released_records += records;
         self.wake_waiters(&state);
     }
 
@@ -394,24 +399,22 @@ impl Log {
             }
             if self.must_write(&state) && state.written < state.accepted {
                 // What was left to the thread goes before it, or the lines would change places.
-                let (after, written) = self.write_out(state);
+                let goal = state.accepted;
+                let (after, written) = self.write_out(state, goal);
                 written?;
                 state = after;
                 continue;
             }
             let bytes = state.lines.len();
-            let records = match self.directory {
-                Some(_) => state.accepted_records - state.synced_records,
-                None => state.accepted_records - state.released_records,
-            };
-            let fits =
-                bytes + len <= self.limits.queue_bytes && records < self.limits.queue_records;
+            let fits = bytes + len <= self.limits.queue_bytes
+                && state.lines.count() < self.limits.queue_records;
             if fits || bytes == 0 {
                 return Ok(state);
             }
             if self.directory.is_some() && !state.sync_running {
                 // Storage is slower than the callers: the one who finds the queue full syncs.
-                state = self.lead_sync(state)?;
+                let goal = state.accepted;
+                state = self.lead_sync(state, goal)?;
                 continue;
             }
             let waited = since.get_or_insert_with(Instant::now).elapsed();
@@ -444,7 +447,6 @@ impl Log {
     /// Everything accepted is synced.
     fn mark_synced(&self, state: &mut State) {
         state.synced = state.accepted;
-        state.synced_records = state.accepted_records;
         state.oldest = None;
         self.synced.store(state.synced, Ordering::Release);
     }

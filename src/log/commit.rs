@@ -15,15 +15,20 @@ use crate::segment::{Appended, Segment, SegmentFile};
 const LONGEST_YIELD: Duration = Duration::from_micros(60);
 
 impl Log {
-    /// Writes everything that is only buffered; what fails stays in the buffer. Full blocks are
-    /// written without holding the mutex.
+    /// Writes what was buffered before the position `goal`, with what else has come when nobody
+    /// appends faster than that; what fails stays in the buffer. Full blocks are written without
+    /// holding the mutex.
     pub(super) fn write_out<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
+        goal: u64,
     ) -> (MutexGuard<'a, State>, Result<()>) {
         loop {
             while state.write_running {
                 state = self.wait(state);
+            }
+            if state.written >= goal {
+                return (state, Ok(()));
             }
             let (full, skip) = state.lines.full_from(state.written);
             let Some(segment) = state.current.as_ref().filter(|_| !full.is_empty()) else {
@@ -82,10 +87,12 @@ impl Log {
         }
     }
 
-    /// Syncs what is accepted, for everyone who waits. The caller saw that no sync is running.
+    /// Syncs what is written, at least what was accepted before the position `goal`, for everyone
+    /// who waits. The caller saw that no sync is running.
     pub(super) fn lead_sync<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
+        goal: u64,
     ) -> Result<MutexGuard<'a, State>> {
         if let Some(error) = state.failure.clone() {
             self.recover(&mut state, error)?;
@@ -100,14 +107,14 @@ impl Log {
         state.followers = 0;
         let state = self.let_followers_in(state);
         let (state, mut next) = self.next_segment(state);
-        let (mut state, mut written) = self.write_out(state);
+        let (mut state, mut written) = self.write_out(state, goal);
         if written.is_err() && state.is_full && next.is_none() {
             (state, next) = self.next_segment(state);
-            (state, written) = self.write_out(state);
+            (state, written) = self.write_out(state, goal);
         }
         // What cannot be written stays in the buffer; what is in the file is synced all the same.
         let unwritten = written.err().filter(|_| next.is_none());
-        let (target, target_records) = state.begin_sync();
+        let target = state.begin_sync();
         let file = state.current.as_ref();
         let file = file.map(|current| (Arc::clone(current.file()), current.name_synced));
         if let Some(mut next) = next {
@@ -123,7 +130,6 @@ impl Log {
         let result = match result {
             Ok(()) => {
                 state.synced = state.synced.max(target);
-                state.synced_records = state.synced_records.max(target_records);
                 self.synced.store(state.synced, Ordering::Release);
                 state.lines.drop_before(target);
                 if let Some(mut sealed) = state.sealing.take() {
@@ -178,7 +184,8 @@ impl Log {
         while state.sync_running {
             state = self.wait(state);
         }
-        self.lead_sync(state)
+        let goal = state.accepted;
+        self.lead_sync(state, goal)
     }
 
     /// Makes the file that follows one that is full, without holding the mutex. If that fails,
@@ -202,13 +209,12 @@ impl Log {
 }
 
 impl State {
-    /// What a sync that begins now will have synced, in bytes and records.
-    fn begin_sync(&mut self) -> (u64, u64) {
-        if self.written < self.accepted {
-            return (self.written, self.synced_records);
+    /// What a sync that begins now will have synced.
+    fn begin_sync(&mut self) -> u64 {
+        if self.written >= self.accepted {
+            self.oldest = None;
         }
-        self.oldest = None;
-        (self.written, self.accepted_records)
+        self.written
     }
 }
 

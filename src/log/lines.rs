@@ -12,6 +12,7 @@
 //! busy log asks for no memory. No line is ever in two blocks.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::record::Line;
@@ -27,9 +28,12 @@ pub(super) const BLOCK: usize = if cfg!(any(test, fuzzing)) {
 #[derive(Default)]
 pub(super) struct Lines {
     /// Blocks that take no more lines, oldest first.
-    full: VecDeque<Arc<Vec<u8>>>,
+    full: VecDeque<Full>,
     /// The block that takes the next line.
     open: Vec<u8>,
+    /// How many lines are still needed, and how many of them are in the open block.
+    count: u64,
+    open_count: u64,
     /// Blocks to be used again.
     spare: Vec<Vec<u8>>,
     /// Where the oldest block begins, counted in bytes of all that the log ever accepted.
@@ -38,6 +42,12 @@ pub(super) struct Lines {
     start: u64,
     /// Where the open block begins.
     open_base: u64,
+}
+
+/// A full block, and how many of its lines are still needed.
+struct Full {
+    bytes: Arc<Vec<u8>>,
+    count: u64,
 }
 
 impl Lines {
@@ -51,6 +61,11 @@ impl Lines {
         (self.end() - self.start) as usize
     }
 
+    /// How many lines are still needed; one of which a part is gone counts.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     pub fn push(&mut self, line: &Line<'_>) {
         let len = line.len();
         if self.open.len() + len > BLOCK {
@@ -62,18 +77,25 @@ impl Lines {
             self.open.reserve_exact(len.max(BLOCK));
         }
         line.push_to(&mut self.open);
+        self.count += 1;
+        self.open_count += 1;
     }
 
     /// Takes back the last line, which was pushed just before and has `len` bytes.
     pub fn take_back(&mut self, len: usize) {
         self.open.truncate(self.open.len().saturating_sub(len));
+        self.count -= 1;
+        self.open_count -= 1;
     }
 
     fn close_block(&mut self) {
         if !self.open.is_empty() {
             let block = std::mem::take(&mut self.open);
             self.open_base += block.len() as u64;
-            self.full.push_back(Arc::new(block));
+            self.full.push_back(Full {
+                bytes: Arc::new(block),
+                count: std::mem::take(&mut self.open_count),
+            });
         }
     }
 
@@ -84,10 +106,10 @@ impl Lines {
         let mut blocks = self.full.iter();
         let mut rest = blocks.clone();
         while let Some(block) = blocks.next() {
-            let end = begin + block.len() as u64;
+            let end = begin + block.bytes.len() as u64;
             if position < end {
                 return (
-                    rest.cloned().collect(),
+                    rest.map(|block| Arc::clone(&block.bytes)).collect(),
                     (position.max(begin) - begin) as usize,
                 );
             }
@@ -108,8 +130,8 @@ impl Lines {
         let mut begin = self.base;
         let full = self.full.iter().filter_map(move |block| {
             let from = position.saturating_sub(begin) as usize;
-            begin += block.len() as u64;
-            block.get(from..)
+            begin += block.bytes.len() as u64;
+            block.bytes.get(from..)
         });
         let pieces = full.chain([self.open_from(position)]);
         pieces.filter(|piece| !piece.is_empty())
@@ -117,21 +139,32 @@ impl Lines {
 
     /// What stands before `position` is not needed any more.
     pub fn drop_before(&mut self, position: u64) {
+        let before = self.start;
         self.start = self.start.max(position.min(self.end()));
-        while let Some(block) = self.full.front() {
-            let end = self.base + block.len() as u64;
+        while let Some(block) = self.full.front_mut() {
+            let end = self.base + block.bytes.len() as u64;
             if self.start < end {
+                let gone = lines_in(&block.bytes, self.base, before..self.start);
+                block.count -= gone;
+                self.count -= gone;
                 return;
             }
             self.base = end;
+            self.count -= block.count;
             // Somebody who still writes it frees it.
-            let block = self.full.pop_front().and_then(Arc::into_inner);
-            self.spare.extend(block.and_then(reusable));
+            let block = self.full.pop_front();
+            let bytes = block.and_then(|block| Arc::into_inner(block.bytes));
+            self.spare.extend(bytes.and_then(reusable));
         }
         if self.start == self.end() {
             (self.base, self.open_base) = (self.start, self.start);
+            (self.count, self.open_count) = (0, 0);
             let open = std::mem::take(&mut self.open);
             self.open = reusable(open).unwrap_or_default();
+        } else {
+            let gone = lines_in(&self.open, self.open_base, before..self.start);
+            self.open_count -= gone;
+            self.count -= gone;
         }
     }
 
@@ -139,6 +172,13 @@ impl Lines {
     pub fn shrink(&mut self) {
         self.spare = Vec::new();
     }
+}
+
+/// How many lines end in a range of positions, as far as this block, which begins at `base`, has it.
+fn lines_in(block: &[u8], base: u64, range: Range<u64>) -> u64 {
+    let at = |position: u64| position.saturating_sub(base).min(block.len() as u64) as usize;
+    let part = &block[at(range.start)..at(range.end)];
+    part.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// An emptied block, unless it was made for one long line.
@@ -189,6 +229,8 @@ mod tests {
                 }
                 prop_assert_eq!(lines.end(), everything.len() as u64);
                 prop_assert_eq!(lines.len(), everything.len() - start);
+                let newlines = everything[start..].iter().filter(|byte| **byte == b'\n');
+                prop_assert_eq!(lines.count(), newlines.count() as u64);
                 prop_assert!(all(&lines, start as u64) == everything[start..]);
                 let from = start + place.index(everything.len() - start + 1);
                 prop_assert!(all(&lines, from as u64) == everything[from..]);

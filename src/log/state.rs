@@ -49,8 +49,6 @@ pub(super) struct State {
     pub accepted: u64,
     pub synced: u64,
     pub accepted_records: u64,
-    pub synced_records: u64,
-    pub released_records: u64,
     /// When the oldest line that is not synced was accepted.
     pub oldest: Option<Instant>,
     pub failure: Option<Error>,

@@ -404,6 +404,38 @@ fn every_line_is_in_the_files_once_and_in_its_order_whoever_writes_it() {
     }
 }
 
+#[test]
+fn a_sync_of_what_is_written_leaves_the_rest_to_the_next_one() {
+    for storage in [WORKS, fails()] {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::create(dir.path()).unwrap();
+        let limits = Limits {
+            durability: Durability::Buffered,
+            queue_bytes: 1 << 10,
+            ..LIMITS
+        };
+        let log = Log::open(Some(directory), limits, Box::new(|| ())).unwrap();
+        // More than half of the queue.
+        for n in 0..14 {
+            append(&log, n).unwrap();
+        }
+        log.write_if_free();
+        let written = log.accepted().1;
+        append(&log, 14).unwrap();
+        faults::plan(&[storage]);
+        log.keep_time();
+        if storage == WORKS {
+            assert_eq!(log.lock().synced, written);
+            assert_eq!(files(dir.path()).concat(), Vec::from_iter(0..14));
+        }
+        append(&log, 15).unwrap();
+        log.close().unwrap();
+        assert_eq!(files(dir.path()).concat(), Vec::from_iter(0..16));
+        assert_eq!(log.lock().synced, log.accepted().1);
+        assert_eq!(log.lock().lines.count(), 0);
+    }
+}
+
 /// Whoever waits for a write is woken by its end, for here nobody else comes along who would do it.
 #[test]
 fn a_sync_that_meets_a_write_goes_on_when_that_has_ended() {
