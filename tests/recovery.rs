@@ -295,7 +295,12 @@ fn a_checkpoint_beyond_the_end_of_a_live_file_hides_nothing_that_comes() {
 #[test]
 fn a_checkpoint_beyond_the_end_of_a_dead_file_leaves_nothing_pending() {
     let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
-    let path = left_behind(dir.path(), 2);
+    // A copy: the client's own thread, which may outlive the client by a moment, knows the original
+    // and would remove it as well.
+    let source = tempfile::tempdir().unwrap();
+    let original = left_behind(source.path(), 2);
+    let name = original.file_name().unwrap().to_str().unwrap();
+    let path = plant(dir.path(), name, &fs::read(&original).unwrap());
     fs::write(path.with_extension("checkpoint"), "99999").unwrap();
     let summary = send(dir.path(), &collector);
     assert_eq!((summary.delivered, summary.pending), (0, 0));
