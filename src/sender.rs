@@ -1,6 +1,7 @@
 //! Delivering everything below a root, whoever wrote it: the rescue of what others left behind.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +11,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backoff::uniform;
 use crate::config;
-use crate::directory::{all_places, places};
+use crate::directory::{Directory, all_places, places};
 use crate::drain::Settled;
 use crate::environment;
-use crate::error::Result;
+use crate::error::{Error, IoContext, Result};
 use crate::holdoff::HoldOff;
 use crate::http::{Answer, Request, Server};
 use crate::inspect;
 use crate::lane::{Lane, Outcome};
-use crate::name::split_project;
+use crate::name::{FileName, split_project};
 use crate::orphans;
 use crate::post::Post;
 use crate::replay::{Host, random};
@@ -93,12 +94,15 @@ pub struct Summary {
     pub paused: Option<String>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+    /// A directory or a file that could not be read, and why: there may be records in it. All
+    /// others were looked at.
+    pub unread: Option<String>,
 }
 
 impl Summary {
-    /// Is nothing left, and was nothing refused or damaged?
+    /// Is nothing left, was nothing refused or damaged, and could everything be read?
     pub fn is_complete(&self) -> bool {
-        self.pending == 0 && self.rejected == 0 && self.corrupt == 0
+        self.pending == 0 && self.rejected == 0 && self.corrupt == 0 && self.unread.is_none()
     }
 }
 
@@ -106,7 +110,7 @@ impl Sender {
     /// A sender for what is below `.weave/wal`, to `server`.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if the URL or the key cannot be used.
+    /// [`Error::Config`] if the URL or the key cannot be used.
     pub fn new(server: &str, api_key: Option<&str>) -> Result<Sender> {
         Ok(Sender {
             root: PathBuf::from(config::DEFAULT_ROOT),
@@ -145,7 +149,7 @@ impl Sender {
     /// Delivers one project only, named as `entity/project`. Default: all.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if it is not of that form.
+    /// [`Error::Config`] if it is not of that form.
     pub fn project(mut self, project: &str) -> Result<Sender> {
         self.only = Some(split_project(project)?);
         Ok(self)
@@ -154,13 +158,18 @@ impl Sender {
     /// Delivers what is there, and tells what happens to `on_event`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the root, or a directory below it, cannot be listed, after
-    /// everything else is delivered; while watching, that is told and tried again. What cannot be
-    /// delivered is no error: the [`Summary`] says so.
+    /// [`Error::Io`] if the root cannot be listed; while watching, that is told
+    /// and tried again. What cannot be delivered, or not be read below the root, is no error: the
+    /// [`Summary`] says so.
     pub fn run(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
         self.done = Settled::default();
         self.stopped = None;
-        if until.watch {
+        if !until.watch {
+            match fs::read_dir(&self.root) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                listed => drop(listed.doing("list", &self.root)?),
+            }
+        } else {
             // Those that start in the same second do not send in the same second.
             self.sleep(until, uniform(config::START_JITTER, random()));
         }
@@ -171,13 +180,13 @@ impl Sender {
         let mut moved = Instant::now();
         let mut left_before = u64::MAX;
         loop {
-            let searched = self.search();
-            if let (Err(error), true) = (&searched, until.watch) {
+            let unread = self.search();
+            if let (Some(error), true) = (&unread, until.watch) {
                 let error = error.to_string();
                 on_event(&Event::Degraded { error });
             }
             let settled = self.pass(until, on_event);
-            let left = self.pending_bytes()?;
+            let left = self.pending_bytes();
             // Another process that delivers a file we wait for is progress, too.
             if settled || left < left_before {
                 moved = Instant::now();
@@ -187,29 +196,32 @@ impl Sender {
             if is_over(until) || (!until.watch && (left == 0 || given_up)) {
                 if until.watch {
                     self.last_pass(until, on_event);
-                    return self.summary();
                 }
-                // What can be listed is delivered first.
-                return searched.and_then(|()| self.summary());
+                return Ok(self.summary(unread));
             }
             self.sleep(until, SEARCH);
         }
     }
 
     /// Finds directories and files that were not known, and says what could not be looked at.
-    fn search(&mut self) -> Result<()> {
+    fn search(&mut self) -> Option<Error> {
         let mut unread = None;
         let found = places(&self.root, self.only.as_ref(), &mut |error| {
             unread.get_or_insert(error);
         });
         for directory in found.into_iter().map(|place| place.directory) {
-            let names = directory.logs()?;
-            self.lanes
-                .entry(directory.path().to_owned())
-                .or_insert_with(|| Lane::new(directory))
-                .found(names);
+            match directory.logs() {
+                Ok(names) => self
+                    .lanes
+                    .entry(directory.path().to_owned())
+                    .or_insert_with(|| Lane::new(directory))
+                    .found(names),
+                Err(error) => {
+                    unread.get_or_insert(error);
+                }
+            }
         }
-        unread.map_or(Ok(()), Err)
+        unread
     }
 
     /// One batch of each directory in turn, until none has more to send.
@@ -291,39 +303,40 @@ impl Sender {
         }
     }
 
-    /// Records in files that this run has not delivered to their end.
-    fn pending(&self) -> Result<u64> {
-        let mut pending = 0;
-        for lane in self.lanes.values() {
-            for name in lane.unfinished() {
-                pending += inspect::pending_records(&lane.directory, name)?;
-            }
-        }
-        Ok(pending)
+    /// Bytes in files that this run has not delivered to their end. What cannot be told is not
+    /// waited for.
+    fn pending_bytes(&self) -> u64 {
+        self.unfinished()
+            .filter_map(|(directory, name)| inspect::pending_bytes(directory, name).ok())
+            .sum()
     }
 
-    /// The same in bytes, which is cheap to ask again and again.
-    fn pending_bytes(&self) -> Result<u64> {
-        let mut pending = 0;
-        for lane in self.lanes.values() {
-            for name in lane.unfinished() {
-                pending += inspect::pending_bytes(&lane.directory, name)?;
-            }
-        }
-        Ok(pending)
+    fn unfinished(&self) -> impl Iterator<Item = (&Directory, &FileName)> {
+        let lanes = self.lanes.values();
+        lanes.flat_map(|lane| lane.unfinished().map(|name| (&lane.directory, name)))
     }
 
-    fn summary(&self) -> Result<Summary> {
+    fn summary(&self, mut unread: Option<Error>) -> Summary {
+        let mut pending = 0;
+        for (directory, name) in self.unfinished() {
+            match inspect::pending_records(directory, name) {
+                Ok(records) => pending += records,
+                Err(error) => {
+                    unread.get_or_insert(error);
+                }
+            }
+        }
         let lanes = || self.lanes.values();
-        Ok(Summary {
+        Summary {
             delivered: self.done.delivered,
-            pending: self.pending()?,
+            pending,
             rejected: self.done.rejected,
             corrupt: self.done.corrupt,
             requests: lanes().map(|lane| lane.replay.requests()).sum(),
             paused: lanes().find_map(|lane| lane.replay.paused().map(str::to_owned)),
             last_error: lanes().find_map(|lane| lane.error.clone()),
-        })
+            unread: unread.map(|error| error.to_string()),
+        }
     }
 }
 

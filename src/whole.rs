@@ -1,4 +1,4 @@
-//! Delivering the calls of a project that takes whole calls only (see [`v2`](crate::v2)).
+//! Delivering the calls of a project that takes whole calls only (see [`crate::v2`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -407,11 +407,16 @@ fn with_a_secret(tool: &Tool) {
 fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
     let (tool, collector) = with_collector();
     with_a_secret(&tool);
-    let Some(command) = as_nobody(&tool, &["send"]) else {
+    let Some(command) = as_nobody(&tool, &["send", "--json"]) else {
         return skip("becoming another user needs root and setpriv");
     };
     let ran = feed(command, b"");
     assert_eq!(ran.status, 1);
+    assert!(
+        ran.out.starts_with("{\"delivered\":3,\"pending\":0,"),
+        "{}",
+        ran.out
+    );
     assert!(
         ran.err.contains("cannot list .weave/wal/a: "),
         "{}",

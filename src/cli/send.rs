@@ -59,7 +59,6 @@ fn run(args: &Args) -> Result<Status, Trouble> {
             let mut screen = Screen::new(&root, project.as_deref(), exists);
             let summary = sender.run(&until, &mut |event| screen.show(event));
             screen.clear();
-            // Whatever could be read is delivered by now.
             summary.map_err(Trouble::failed)?
         }
         false => Summary::default(),
@@ -73,7 +72,11 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         say(format_args!("not delivered: {why}"));
     }
     out.finish()?;
-    Ok(Status::well_if(summary.is_complete()))
+    let is_complete = summary.is_complete();
+    match summary.unread {
+        Some(why) => Err(Trouble::Failed(why)),
+        None => Ok(Status::well_if(is_complete)),
+    }
 }
 
 fn until(timeout: Option<Seconds>, watch: bool, stop: &AtomicBool) -> Until<'_> {
