@@ -353,9 +353,11 @@ impl<'a> Model<'a> {
             let Some(end) = record.end else { continue };
             // What was dealt with makes room on a full disk, also before the log itself has synced it.
             let is_dead = record.line.len() > LONGEST || dead.contains(&record.req);
-            record.removed = !record.kept && (end <= synced || record.taken > 0 || is_dead);
+            let is_dealt_with = record.taken > 0 || is_dead;
+            record.removed = !record.kept && (end <= synced || is_dealt_with);
+            // Of one that is dealt with there may be a copy left that a failed sync was about.
             assert!(
-                end > synced || record.removed || record.synced,
+                end > synced || record.removed || record.synced || is_dealt_with,
                 "sync means synced"
             );
             let buffered = live.durability == Durability::Buffered && end > written;
