@@ -166,6 +166,17 @@ fn a_cut_behind_something_that_looks_like_a_checksum_is_still_a_cut() {
 }
 
 #[test]
+fn a_piece_ends_at_its_separator_however_far_that_is() {
+    for len in (1..5_000).step_by(7).chain([1023, 1024, 1025, 2047, 2048]) {
+        let text = "x".repeat(len);
+        let piece = |separator| [text.as_bytes(), &[separator], b"\n\0more"].concat();
+        assert_eq!(find_separator(&piece(b'\n')), Some(len));
+        assert_eq!(find_separator(&piece(0)), Some(len));
+        assert_eq!(find_separator(text.as_bytes()), None);
+    }
+}
+
+#[test]
 fn nul_bytes_between_records_are_counted_and_hide_neither() {
     let mut file = vec![0; 5];
     file.extend(line(r#"{"a":1}"#));
