@@ -179,6 +179,8 @@ mod orphans;
 mod post;
 pub mod reader;
 mod record;
+#[cfg(test)]
+mod rehearsal;
 mod replay;
 mod report;
 mod segment;

@@ -354,3 +354,6 @@ pub(crate) fn random() -> u64 {
 fn nothing_delivered(batch: &mut Batch) -> bool {
     batch.count(|verdict| *verdict == Verdict::Delivered) == 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,446 @@
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs;
+use std::rc::Rc;
+
+use super::*;
+use crate::name::Extension;
+use crate::record::{Kind, Line};
+use crate::rehearsal::*;
+
+/// Answers that come in this order, and then acceptance.
+fn in_order(answers: Vec<Answer>) -> impl FnMut(&Sent) -> Answer {
+    let mut answers = answers.into_iter();
+    move |_| answers.next().unwrap_or_else(accept)
+}
+
+/// How often each number was in a request that was accepted.
+type Taken = Rc<RefCell<BTreeMap<usize, usize>>>;
+
+fn taken(answer: impl Fn(&Sent) -> Answer) -> (impl FnMut(&Sent) -> Answer, Taken) {
+    let counts = Taken::default();
+    let taken = Rc::clone(&counts);
+    let answer = move |sent: &Sent| {
+        let answer = answer(sent);
+        if matches!(answer, Answer::Delivered { .. }) {
+            for n in sent.numbers() {
+                *taken.borrow_mut().entry(n).or_default() += 1;
+            }
+        }
+        answer
+    };
+    (answer, counts)
+}
+
+fn once(numbers: impl Iterator<Item = usize>) -> BTreeMap<usize, usize> {
+    numbers.map(|n| (n, 1)).collect()
+}
+
+#[test]
+fn where_nothing_is_to_be_sent_no_request_goes_out() {
+    let mut rehearsal = Rehearsal::new("", |_| accept());
+    assert_eq!(rehearsal.step().unwrap(), Progress::Idle);
+    rehearsal.append(&starts(0..3));
+    assert_eq!(rehearsal.settle().delivered, 3);
+    assert_eq!(rehearsal.step().unwrap(), Progress::Idle);
+    assert_eq!(rehearsal.numbers(), [[0, 1, 2]]);
+    assert_eq!(rehearsal.replay.requests(), 1);
+    assert_eq!(rehearsal.replay.next_attempt(), None);
+    assert_eq!(rehearsal.replay.take_error(), None);
+}
+
+#[test]
+fn while_the_server_wants_nothing_nothing_is_sent_however_great_the_hurry() {
+    let mut rehearsal = Rehearsal::new(&starts(0..3), |_| accept());
+    let wait = Duration::from_secs(30);
+    rehearsal.server.held_off = Some(wait);
+    let before = Instant::now();
+    rehearsal.block();
+    rehearsal.replay.hurry();
+    let next = rehearsal.replay.next_attempt().unwrap();
+    assert!(next > before + wait && next <= Instant::now() + wait + wait / 2);
+    assert!(rehearsal.replay.take_error().is_some());
+    assert_eq!(rehearsal.replay.take_error(), None);
+    assert!(rehearsal.server.sent.is_empty());
+    rehearsal.server.held_off = None;
+    assert_eq!(rehearsal.settle().delivered, 3);
+}
+
+#[test]
+fn what_failed_for_now_is_tried_again_later_or_at_once_if_somebody_waits() {
+    let mut rehearsal = Rehearsal::new(&starts(0..3), in_order(vec![later(None), lost()]));
+    for failed in 1..=2 {
+        rehearsal.block();
+        assert!(rehearsal.replay.next_attempt().is_some());
+        assert!(rehearsal.replay.take_error().is_some());
+        assert_eq!(rehearsal.replay.retries(), failed);
+        rehearsal.replay.hurry();
+        assert_eq!(rehearsal.replay.next_attempt(), None);
+    }
+    assert_eq!(rehearsal.settle().delivered, 3);
+    assert_eq!(rehearsal.replay.next_attempt(), None);
+    assert_eq!(rehearsal.replay.requests(), 3);
+    let retrying = |event: &&Event| matches!(event, Event::Retrying { .. });
+    assert_eq!(rehearsal.server.events.iter().filter(retrying).count(), 2);
+}
+
+#[test]
+fn when_the_server_says_when_everybody_is_told_and_no_hurry_helps() {
+    let wait = Duration::from_secs(7);
+    let answers = vec![later(Some(wait)), pause("the key")];
+    let mut rehearsal = Rehearsal::new(&starts(0..1), in_order(answers));
+    let before = Instant::now();
+    rehearsal.block();
+    assert_eq!(rehearsal.server.told, [wait]);
+    rehearsal.replay.hurry();
+    assert!(rehearsal.replay.next_attempt().unwrap() > before + wait);
+    // It has said no such thing the next time.
+    rehearsal.block();
+    assert!(rehearsal.replay.next_attempt().is_some());
+    rehearsal.replay.hurry();
+    assert_eq!(rehearsal.replay.next_attempt(), None);
+}
+
+#[test]
+fn only_what_was_out_and_not_answered_counts_as_sent_again() {
+    let answers = vec![later(None), lost(), pause("the key"), lost()];
+    let mut rehearsal = Rehearsal::new(&starts(0..3), in_order(answers));
+    let resent: Vec<_> = (0..4)
+        .map(|_| {
+            rehearsal.block();
+            rehearsal.replay.resent()
+        })
+        .collect();
+    assert_eq!(resent, [0, 3, 3, 6]);
+}
+
+#[test]
+fn what_is_never_answered_is_sent_in_smaller_pieces_until_it_is_and_then_in_larger_ones() {
+    let most = Cell::new(8);
+    let answer = |sent: &Sent| match sent.numbers().len() > most.get() {
+        true => lost(),
+        false => accept(),
+    };
+    let mut rehearsal = Rehearsal::of(8, &starts(0..40), answer);
+    let sizes = |rehearsal: &mut Rehearsal<'_>, steps: usize| -> Vec<usize> {
+        let before = rehearsal.server.sent.len();
+        for _ in 0..steps {
+            rehearsal.step().unwrap();
+        }
+        rehearsal.numbers()[before..].iter().map(Vec::len).collect()
+    };
+    assert_eq!(sizes(&mut rehearsal, 1), [8]);
+    most.set(0);
+    assert_eq!(sizes(&mut rehearsal, 7), [8, 8, 8, 4, 2, 1, 1]);
+    most.set(8);
+    assert_eq!(sizes(&mut rehearsal, 6), [1, 2, 4, 8, 8, 8]);
+    assert_eq!(
+        rehearsal.step().unwrap(),
+        Progress::Settled(Settled {
+            delivered: 1,
+            records: 1,
+            ..Settled::default()
+        })
+    );
+}
+
+#[test]
+fn an_answer_of_any_sort_between_them_ends_the_count_of_those_that_never_came() {
+    for answered in [later(None), refuse("no")] {
+        let answers = vec![lost(), lost(), answered];
+        let mut answers = answers.into_iter();
+        let answer = move |_: &Sent| answers.next().unwrap_or_else(lost);
+        let mut rehearsal = Rehearsal::of(8, &starts(0..2), answer);
+        for _ in 0..4 {
+            rehearsal.block();
+        }
+        let batch = rehearsal.drain.batch.as_ref();
+        assert_eq!(batch.map(|batch| batch.entries.len()), Some(2));
+    }
+}
+
+#[test]
+fn what_was_taken_of_a_batch_is_not_sent_again_however_often_the_rest_fails() {
+    let log = objects(0..2) + &starts(2..5);
+    let failures = Cell::new(6);
+    let (answer, taken) = taken(|sent: &Sent| match sent.path.as_str() {
+        "/call/upsert_batch" if failures.get() > 0 => {
+            failures.set(failures.get() - 1);
+            match failures.get() % 3 {
+                0 => pause("the key"),
+                _ => lost(),
+            }
+        }
+        _ => accept(),
+    });
+    let mut rehearsal = Rehearsal::new(&log, answer);
+    assert_eq!(rehearsal.deliver().delivered, 5);
+    assert_eq!(*taken.borrow(), once(0..5));
+}
+
+#[test]
+fn a_pause_is_told_once_for_each_reason_and_so_is_its_end() {
+    let answers = ["the key", "the key", "the URL", "the URL", "the key"];
+    let answers = answers.map(pause).into_iter().collect();
+    let mut rehearsal = Rehearsal::new(&starts(0..2), in_order(answers));
+    for _ in 0..5 {
+        rehearsal.block();
+        assert!(rehearsal.replay.next_attempt().is_some());
+        assert!(rehearsal.replay.take_error().is_some());
+    }
+    assert_eq!(rehearsal.replay.paused(), Some("the key"));
+    assert_eq!(rehearsal.replay.retries(), 5);
+    // What has come since goes along.
+    rehearsal.append(&starts(2..4));
+    assert_eq!(rehearsal.settle().delivered, 4);
+    assert_eq!(rehearsal.replay.paused(), None);
+    rehearsal.append(&starts(4..5));
+    rehearsal.settle();
+    let told: Vec<_> = rehearsal
+        .server
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::Paused { why } => why.as_str(),
+            Event::Resumed => "resumed",
+            Event::Delivered { .. } => "delivered",
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "the key",
+            "the URL",
+            "the key",
+            "resumed",
+            "delivered",
+            "delivered"
+        ]
+    );
+}
+
+#[test]
+fn a_server_that_refuses_everything_is_asked_a_bounded_number_of_times_and_loses_nothing() {
+    for (log, once_more, first, further) in [
+        // The whole of it, then some that stand alone.
+        (starts(0..64), 1, PATIENCE, PATIENCE_OF_A_PROBE),
+        (objects(0..64), 0, PATIENCE, PATIENCE_OF_A_PROBE),
+        // Not even the call is tried.
+        (
+            objects(0..32) + &start(32),
+            0,
+            PATIENCE,
+            PATIENCE_OF_A_PROBE,
+        ),
+    ] {
+        let mut rehearsal = Rehearsal::new(&log, |_| refuse("I take nothing"));
+        rehearsal.block();
+        assert_eq!(rehearsal.server.sent.len(), once_more + first);
+        let why = rehearsal.replay.paused().unwrap();
+        assert!(why.contains("I take nothing"), "{why}");
+        assert!(why.contains("422"), "{why}");
+        rehearsal.server.sent.clear();
+        rehearsal.block();
+        assert_eq!(rehearsal.server.sent.len(), once_more + further);
+        assert!(rehearsal.letters().is_empty());
+        assert_eq!(rehearsal.drain.offset(), 0);
+    }
+}
+
+#[test]
+fn two_that_are_refused_where_nothing_is_taken_are_not_given_up_and_one_is() {
+    for log in [objects(0..2), starts(0..2)] {
+        let mut rehearsal = Rehearsal::new(&log, |_| refuse("no"));
+        rehearsal.block();
+        assert!(rehearsal.replay.paused().is_some());
+        assert!(rehearsal.letters().is_empty());
+    }
+    for log in [objects(0..1), starts(0..1)] {
+        let mut rehearsal = Rehearsal::new(&log, |_| refuse("no"));
+        assert_eq!(rehearsal.settle().rejected, 1);
+        let letter = &rehearsal.letters()[0];
+        assert_eq!(
+            (&letter["status"], &letter["detail"]),
+            (&422.into(), &"no".into())
+        );
+    }
+}
+
+#[test]
+fn where_one_is_taken_all_that_are_refused_are_given_up_however_many() {
+    let answer = |sent: &Sent| match sent.numbers() == [0] {
+        true => accept(),
+        false => refuse("no"),
+    };
+    let mut rehearsal = Rehearsal::new(&objects(0..50), answer);
+    let settled = rehearsal.settle();
+    assert_eq!((settled.delivered, settled.rejected), (1, 49));
+    assert_eq!(rehearsal.server.sent.len(), 50);
+    // Also if that was at an earlier attempt.
+    let mut answers = vec![accept(), pause("the key")].into_iter();
+    let answer = move |_: &Sent| answers.next().unwrap_or_else(|| refuse("no"));
+    let mut rehearsal = Rehearsal::new(&objects(0..50), answer);
+    rehearsal.block();
+    let settled = rehearsal.settle();
+    assert_eq!((settled.delivered, settled.rejected), (1, 49));
+}
+
+#[test]
+fn the_bad_ones_are_found_wherever_they_stand_and_all_others_arrive_once() {
+    for bad in [
+        vec![0],
+        vec![15],
+        vec![7, 8],
+        vec![0, 5, 15],
+        (1..16).collect(),
+    ] {
+        let is_bad = |sent: &Sent| sent.numbers().iter().any(|n| bad.contains(n));
+        let (answer, taken) = taken(|sent: &Sent| match is_bad(sent) {
+            true => refuse("bad"),
+            false => accept(),
+        });
+        let mut rehearsal = Rehearsal::new(&starts(0..16), answer);
+        let settled = rehearsal.settle();
+        assert_eq!(settled.rejected as usize, bad.len());
+        let good = (0..16).filter(|n| !bad.contains(n));
+        assert_eq!(*taken.borrow(), once(good));
+        // No more than the path down to each.
+        let most = 2 + 8 * bad.len();
+        assert!(
+            rehearsal.server.sent.len() <= most,
+            "{}",
+            rehearsal.server.sent.len()
+        );
+        let letters = rehearsal.letters();
+        let found = letters
+            .iter()
+            .map(|letter| letter["record"]["req"]["start"]["id"].clone());
+        let expected: Vec<_> = bad
+            .iter()
+            .map(|n| serde_json::Value::from(format!("n{n}")))
+            .collect();
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        assert_eq!(letters[0]["attempts"], rehearsal.server.sent.len());
+    }
+}
+
+#[test]
+fn whether_a_server_takes_anything_is_asked_with_the_newest_first_and_from_all_over() {
+    let mut rehearsal = Rehearsal::new(&starts(0..100), |_| refuse("no"));
+    rehearsal.block();
+    let alone: Vec<_> = rehearsal.numbers()[1..].concat();
+    assert_eq!(alone, (0..100).rev().step_by(4).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_request_too_large_for_any_server_is_given_up_when_it_is_never_answered() {
+    const LARGEST: usize = 32 << 20;
+    let of_size = |size: usize| {
+        let req = format!("{{\"id\":{}0}}", " ".repeat(size - 8));
+        let mut line = Vec::new();
+        let kind = Kind::ObjCreate;
+        Line::new(kind, req.as_bytes(), usize::MAX)
+            .unwrap()
+            .push_to(&mut line);
+        String::from_utf8(line).unwrap()
+    };
+    let mut rehearsal = Rehearsal::new(&of_size(LARGEST + 1), |_| lost());
+    for _ in 0..3 {
+        rehearsal.block();
+    }
+    assert_eq!(rehearsal.settle().rejected, 1);
+    assert_eq!(rehearsal.letters()[0]["status"], 413);
+    // One that may be read is sent again and again, and so is one that is answered.
+    for (size, answer) in [(LARGEST, lost()), (LARGEST + 1, later(None))] {
+        let mut rehearsal = Rehearsal::new(
+            &of_size(size),
+            in_order(vec![lost(), lost(), lost(), answer]),
+        );
+        for _ in 0..4 {
+            rehearsal.block();
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_cut_below_what_was_read_of_it_is_read_anew() {
+    let mut rehearsal = Rehearsal::new(&starts(0..3), in_order(vec![lost()]));
+    rehearsal.block();
+    let log = fs::OpenOptions::new()
+        .write(true)
+        .open(rehearsal.path(Extension::Jsonl))
+        .unwrap();
+    log.set_len(starts(0..1).len() as u64).unwrap();
+    assert!(rehearsal.step().is_err());
+    assert_eq!(rehearsal.settle().delivered, 1);
+    assert_eq!(rehearsal.numbers(), [vec![0, 1, 2], vec![0]]);
+}
+
+#[test]
+fn while_answers_come_the_next_batch_is_read_ahead_and_none_is_sent_twice() {
+    let mut rehearsal = Rehearsal::of(2, &starts(0..9), in_order(vec![accept(), accept(), lost()]));
+    rehearsal.drain.reads_ahead = true;
+    rehearsal.settle();
+    assert!(rehearsal.drain.ahead.is_none(), "nothing had been answered");
+    rehearsal.settle();
+    let ahead = |rehearsal: &Rehearsal<'_>| {
+        rehearsal
+            .drain
+            .ahead
+            .as_ref()
+            .map(|(start, batch)| (*start, batch.entries.len()))
+    };
+    let at = starts(0..4).len() as u64;
+    assert_eq!(ahead(&rehearsal), Some((at, 2)));
+    rehearsal.block();
+    assert_eq!(ahead(&rehearsal), None);
+    rehearsal.settle();
+    assert_eq!(ahead(&rehearsal), None, "it has only just come back");
+    rehearsal.settle();
+    assert!(ahead(&rehearsal).is_some());
+    // It takes memory.
+    rehearsal.server.held_off = Some(Duration::from_secs(1));
+    rehearsal.block();
+    assert_eq!(ahead(&rehearsal), None);
+    rehearsal.server.held_off = None;
+    assert_eq!(rehearsal.deliver().delivered, 1);
+    assert_eq!(
+        rehearsal.numbers(),
+        [
+            vec![0, 1],
+            vec![2, 3],
+            vec![4, 5],
+            vec![4, 5],
+            vec![6, 7],
+            vec![8]
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_read_ahead_where_that_is_not_wanted() {
+    let mut rehearsal = Rehearsal::of(2, &starts(0..6), |_| accept());
+    for _ in 0..2 {
+        rehearsal.settle();
+        assert!(rehearsal.drain.ahead.is_none());
+    }
+}
+
+#[test]
+fn a_table_goes_whole_if_it_fits_into_a_request_and_in_parts_if_not() {
+    let table = r#"{"table":{"project_id":"e/p","rows":[1,2,3],"other":"what is not in a part"}}"#;
+    let log = format!("{{\"type\":\"table_create\",\"req\":{table}}}\n");
+    let paths = |bytes| {
+        let limits = BatchLimits { bytes, ..LIMITS };
+        let mut rehearsal = Rehearsal::limited(limits, &log, |_| Answer::Delivered {
+            body: br#"{"row_digests":["a","b","c"]}"#.to_vec(),
+        });
+        assert_eq!(rehearsal.settle().delivered, 1);
+        let paths = rehearsal.server.sent.into_iter().map(|sent| sent.path);
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(paths(table.len()), ["/table/create"]);
+    let parts = paths(table.len() - 1);
+    assert_eq!(parts, ["/table/create", "/table/create_from_digests"]);
+}
