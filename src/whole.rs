@@ -295,3 +295,6 @@ impl Batch {
         Ok(v2::complete(project, body))
     }
 }
+
+#[cfg(test)]
+mod tests;
