@@ -311,3 +311,6 @@ pub(crate) fn json(path: &str, body: Vec<u8>) -> Request {
         headers: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

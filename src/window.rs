@@ -100,3 +100,6 @@ pub(crate) fn became_shorter() -> io::Error {
 pub(crate) fn length(range: &Range<u64>) -> usize {
     (range.end - range.start) as usize
 }
+
+#[cfg(test)]
+mod tests;
