@@ -401,3 +401,6 @@ impl Bytes for Log {
         Ok(self.read_memory(buffer, offset))
     }
 }
+
+#[cfg(test)]
+mod tests;
