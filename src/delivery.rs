@@ -129,10 +129,9 @@ impl Delivery<'_> {
             let units = self.batch.waiting(true).into_iter().map(Unit::half);
             let units: Vec<_> = units.collect();
             let ready = Cell::new(ready.filter(|ready| ready.count() == units.len()));
-            let all = units.len();
             self.calls(units, &|batch, source, units| {
-                let ready = ready.take().filter(|_| units.len() == all);
-                Ok(Ok(match ready {
+                Ok(Ok(match ready.take() {
+                    // The first request is the one for all of them.
                     Some(ready) => ready.into_request(),
                     None => batch.halves(source, units)?,
                 }))
