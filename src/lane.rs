@@ -264,3 +264,6 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

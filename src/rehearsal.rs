@@ -42,6 +42,23 @@ pub(crate) struct Server<'s> {
     pub held_off: Option<Duration>,
 }
 
+impl<'s> Server<'s> {
+    pub fn new(answer: impl FnMut(&Sent) -> Answer + 's) -> Server<'s> {
+        Server {
+            answer: Box::new(answer),
+            sent: Vec::new(),
+            events: Vec::new(),
+            told: Vec::new(),
+            held_off: None,
+        }
+    }
+
+    /// The numbers in each request.
+    pub fn numbers(&self) -> Vec<Vec<usize>> {
+        self.sent.iter().map(Sent::numbers).collect()
+    }
+}
+
 impl Host for Server<'_> {
     fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
         let (Body::Json(bytes) | Body::Multipart { bytes, .. }) = request.body;
@@ -109,13 +126,7 @@ impl<'s> Rehearsal<'s> {
         Rehearsal {
             drain: Drain::open(&directory, &name, false).unwrap().unwrap(),
             replay: Replay::new(limits),
-            server: Server {
-                answer: Box::new(answer),
-                sent: Vec::new(),
-                events: Vec::new(),
-                told: Vec::new(),
-                held_off: None,
-            },
+            server: Server::new(answer),
             is_final: true,
             _dir: dir,
             directory,
@@ -171,11 +182,6 @@ impl<'s> Rehearsal<'s> {
             }
         }
         panic!("it does not come to an end");
-    }
-
-    /// The numbers in each request.
-    pub fn numbers(&self) -> Vec<Vec<usize>> {
-        self.server.sent.iter().map(Sent::numbers).collect()
     }
 
     /// The dead letters.

@@ -43,7 +43,7 @@ fn where_nothing_is_to_be_sent_no_request_goes_out() {
     rehearsal.append(&starts(0..3));
     assert_eq!(rehearsal.settle().delivered, 3);
     assert_eq!(rehearsal.step().unwrap(), Progress::Idle);
-    assert_eq!(rehearsal.numbers(), [[0, 1, 2]]);
+    assert_eq!(rehearsal.server.numbers(), [[0, 1, 2]]);
     assert_eq!(rehearsal.replay.requests(), 1);
     assert_eq!(rehearsal.replay.next_attempt(), None);
     assert_eq!(rehearsal.replay.take_error(), None);
@@ -127,7 +127,10 @@ fn what_is_never_answered_is_sent_in_smaller_pieces_until_it_is_and_then_in_larg
         for _ in 0..steps {
             rehearsal.step().unwrap();
         }
-        rehearsal.numbers()[before..].iter().map(Vec::len).collect()
+        rehearsal.server.numbers()[before..]
+            .iter()
+            .map(Vec::len)
+            .collect()
     };
     assert_eq!(sizes(&mut rehearsal, 1), [8]);
     most.set(0);
@@ -329,7 +332,7 @@ fn the_bad_ones_are_found_wherever_they_stand_and_all_others_arrive_once() {
 fn whether_a_server_takes_anything_is_asked_with_the_newest_first_and_from_all_over() {
     let mut rehearsal = Rehearsal::new(&starts(0..100), |_| refuse("no"));
     rehearsal.block();
-    let alone: Vec<_> = rehearsal.numbers()[1..].concat();
+    let alone: Vec<_> = rehearsal.server.numbers()[1..].concat();
     assert_eq!(alone, (0..100).rev().step_by(4).collect::<Vec<_>>());
 }
 
@@ -374,7 +377,7 @@ fn a_log_that_is_cut_below_what_was_read_of_it_is_read_anew() {
     log.set_len(starts(0..1).len() as u64).unwrap();
     assert!(rehearsal.step().is_err());
     assert_eq!(rehearsal.settle().delivered, 1);
-    assert_eq!(rehearsal.numbers(), [vec![0, 1, 2], vec![0]]);
+    assert_eq!(rehearsal.server.numbers(), [vec![0, 1, 2], vec![0]]);
 }
 
 #[test]
@@ -406,7 +409,7 @@ fn while_answers_come_the_next_batch_is_read_ahead_and_none_is_sent_twice() {
     rehearsal.server.held_off = None;
     assert_eq!(rehearsal.deliver().delivered, 1);
     assert_eq!(
-        rehearsal.numbers(),
+        rehearsal.server.numbers(),
         [
             vec![0, 1],
             vec![2, 3],

@@ -1,0 +1,302 @@
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::http::Answer;
+use crate::rehearsal::*;
+use crate::v2;
+
+/// A directory of logs, named by numbers, and who delivers them.
+struct Logs {
+    _dir: tempfile::TempDir,
+    lane: Lane,
+}
+
+impl Logs {
+    fn new(logs: &[&str]) -> Logs {
+        let dir = tempfile::tempdir().unwrap();
+        let mut logs_here = Logs {
+            lane: Lane::new(Directory::at(dir.path())),
+            _dir: dir,
+        };
+        for (n, log) in logs.iter().enumerate() {
+            fs::write(logs_here.path(n, Extension::Jsonl), log).unwrap();
+        }
+        logs_here.look();
+        logs_here
+    }
+
+    fn name(n: usize) -> FileName {
+        FileName::parse(format!("{n}_a.jsonl").as_ref()).unwrap().0
+    }
+
+    fn path(&self, n: usize, extension: Extension) -> std::path::PathBuf {
+        self.lane.directory.file(&Logs::name(n), extension)
+    }
+
+    fn append(&self, n: usize, lines: &str) {
+        let path = self.path(n, Extension::Jsonl);
+        let mut log = fs::OpenOptions::new().append(true).open(path).unwrap();
+        std::io::Write::write_all(&mut log, lines.as_bytes()).unwrap();
+    }
+
+    /// A writer that lives as long as this.
+    fn writer(&self, n: usize) -> fs::File {
+        let lock = fs::File::create(self.path(n, Extension::Lock)).unwrap();
+        assert!(crate::sys::try_flock(&lock).unwrap());
+        lock
+    }
+
+    fn look(&mut self) {
+        let names = self.lane.directory.logs().unwrap();
+        self.lane.found(names);
+    }
+
+    /// Steps until there is nothing more to do; how many records were delivered.
+    fn pass(&mut self, server: &mut Server<'_>) -> u64 {
+        let mut delivered = 0;
+        while let Outcome::Settled(settled) = self.lane.step(server, true) {
+            delivered += settled.delivered;
+        }
+        delivered
+    }
+
+    fn unfinished(&self) -> Vec<usize> {
+        let named = |name: &FileName| (0..9).find(|n| Logs::name(*n) == *name).unwrap();
+        self.lane.unfinished().map(named).collect()
+    }
+}
+
+/// A project that takes whole calls only.
+fn whole_calls() -> impl FnMut(&Sent) -> Answer {
+    let mut known: Vec<usize> = Vec::new();
+    move |sent: &Sent| {
+        let asked = || {
+            known
+                .iter()
+                .filter(|n| sent.body.contains(&format!("\"n{n}\"")))
+        };
+        let body = match sent.path.rsplit('/').next().unwrap() {
+            "upsert_batch" => return refuse(v2::REQUIRED),
+            "end" if asked().count() == 0 => {
+                return Answer::Pause {
+                    why: "not found".to_owned(),
+                    status: Some(404),
+                };
+            }
+            "stream_query" => asked().map(|n| format!("{{\"id\":\"n{n}\"}}\n")).collect(),
+            "query_stats" => format!("{{\"count\":{}}}", asked().count()),
+            "start" => {
+                known.extend(sent.numbers());
+                String::new()
+            }
+            _ => String::new(),
+        };
+        Answer::Delivered {
+            body: body.into_bytes(),
+        }
+    }
+}
+
+/// What was sent, without the questions.
+fn written(server: &Server<'_>) -> Vec<(String, Vec<usize>)> {
+    let sent = server.sent.iter();
+    let sent = sent.filter(|sent| sent.path.starts_with("/v2") || sent.path.ends_with("_batch"));
+    sent.map(|sent| {
+        (
+            sent.path.rsplit('/').next().unwrap().to_owned(),
+            sent.numbers(),
+        )
+    })
+    .collect()
+}
+
+#[test]
+fn the_oldest_log_goes_first_and_each_is_removed_when_it_is_delivered() {
+    let mut logs = Logs::new(&[&starts(0..2), &start(2), ""]);
+    let mut server = Server::new(|_| accept());
+    assert_eq!(logs.unfinished(), [0, 1, 2]);
+    assert!(matches!(
+        logs.lane.step(&mut server, true),
+        Outcome::Settled(_)
+    ));
+    assert_eq!(logs.unfinished(), [0, 1, 2]);
+    assert_eq!(logs.pass(&mut server), 1);
+    assert_eq!(server.numbers(), [vec![0, 1], vec![2]]);
+    assert!(logs.unfinished().is_empty());
+    assert!(logs.lane.directory.entries().unwrap().is_empty());
+    assert_eq!(logs.lane.error, None);
+}
+
+#[test]
+fn before_the_next_attempt_nothing_is_sent() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let mut server = Server::new(|_| later(Some(Duration::from_secs(3600))));
+    for _ in 0..3 {
+        assert!(matches!(
+            logs.lane.step(&mut server, true),
+            Outcome::Blocked
+        ));
+    }
+    assert_eq!(server.sent.len(), 1);
+    assert_eq!(logs.lane.error.as_deref(), Some("later"));
+    assert_eq!(logs.unfinished(), [0]);
+}
+
+#[test]
+fn a_live_log_stays_and_what_is_written_to_it_later_goes_too() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let writer = logs.writer(0);
+    let mut server = Server::new(|_| accept());
+    assert_eq!(logs.pass(&mut server), 1);
+    assert!(logs.path(0, Extension::Jsonl).exists());
+    assert!(logs.unfinished().is_empty());
+    // Also while it is open.
+    logs.append(0, &start(1));
+    logs.look();
+    assert!(matches!(
+        logs.lane.step(&mut server, true),
+        Outcome::Settled(_)
+    ));
+    logs.append(0, &start(2));
+    logs.look();
+    assert_eq!(logs.unfinished(), [0], "it is there once");
+    assert_eq!(logs.pass(&mut server), 1);
+    drop(writer);
+    logs.look();
+    logs.pass(&mut server);
+    assert!(!logs.path(0, Extension::Jsonl).exists());
+}
+
+#[test]
+fn a_log_that_another_delivers_is_looked_at_again_and_holds_up_no_other() {
+    let mut logs = Logs::new(&[&start(0), &start(1)]);
+    let other = Drain::open(&logs.lane.directory, &Logs::name(0), false).unwrap();
+    let mut server = Server::new(|_| accept());
+    assert_eq!(logs.pass(&mut server), 1);
+    assert_eq!(logs.unfinished(), [0]);
+    drop(other);
+    assert_eq!(logs.pass(&mut server), 0);
+    logs.look();
+    assert_eq!(logs.pass(&mut server), 1);
+    assert_eq!(server.numbers(), [[1], [0]]);
+    // One that is gone is not waited for.
+    let mut logs = Logs::new(&[&start(0)]);
+    fs::remove_file(logs.path(0, Extension::Jsonl)).unwrap();
+    assert_eq!(logs.pass(&mut server), 0);
+    assert!(logs.unfinished().is_empty());
+}
+
+#[test]
+fn while_our_configuration_is_wrong_another_may_deliver_the_log() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let mut server = Server::new(|_| pause("the key"));
+    assert!(matches!(
+        logs.lane.step(&mut server, true),
+        Outcome::Blocked
+    ));
+    assert!(
+        Drain::open(&logs.lane.directory, &Logs::name(0), false)
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(logs.unfinished(), [0]);
+    // A lost answer is another matter: here it is known what may have arrived.
+    let mut logs = Logs::new(&[&start(0)]);
+    let mut server = Server::new(|_| lost());
+    assert!(matches!(
+        logs.lane.step(&mut server, true),
+        Outcome::Blocked
+    ));
+    assert!(
+        Drain::open(&logs.lane.directory, &Logs::name(0), false)
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(logs.unfinished(), [0]);
+}
+
+#[test]
+fn calls_that_still_run_hold_up_no_other_log_and_it_is_known_until_when() {
+    let mut logs = Logs::new(&[&start(0), &start(1)]);
+    let writer = logs.writer(0);
+    logs.lane.directory.remember_whole_calls();
+    let mut server = Server::new(whole_calls());
+    assert_eq!(logs.lane.release_at(), None);
+    let before = Instant::now();
+    assert_eq!(logs.pass(&mut server), 1);
+    let release = logs.lane.release_at().unwrap();
+    assert!(release >= before + HOLD && release <= Instant::now() + HOLD);
+    assert_eq!(written(&server), [("start".to_owned(), vec![1])]);
+    assert_eq!(logs.unfinished(), [0]);
+    // Its end comes.
+    logs.append(0, &end(0));
+    logs.look();
+    assert_eq!(logs.pass(&mut server), 2);
+    assert_eq!(written(&server)[1..], [("complete".to_owned(), vec![0])]);
+    drop(writer);
+}
+
+#[test]
+fn an_end_waits_for_the_start_in_a_later_log() {
+    let mut logs = Logs::new(&[&end(0), &start(0)]);
+    logs.lane.directory.remember_whole_calls();
+    let mut server = Server::new(whole_calls());
+    assert_eq!(logs.pass(&mut server), 2);
+    let sent = written(&server);
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|(route, numbers)| (route.as_str(), numbers[0]))
+        .collect();
+    assert_eq!(sent, [("end", 0), ("start", 0), ("end", 0)]);
+    assert!(logs.lane.directory.entries().unwrap().is_empty());
+}
+
+#[test]
+fn an_end_waits_for_the_start_in_a_log_that_another_delivers() {
+    let mut logs = Logs::new(&[&(start(1) + &end(0)), &start(0)]);
+    logs.lane.directory.remember_whole_calls();
+    let other = Drain::open(&logs.lane.directory, &Logs::name(1), false).unwrap();
+    let mut server = Server::new(whole_calls());
+    for _ in 0..3 {
+        assert_eq!(logs.pass(&mut server), 0);
+        let mut unfinished = logs.unfinished();
+        unfinished.sort_unstable();
+        assert_eq!(unfinished, [0, 1]);
+        logs.look();
+    }
+    drop(other);
+    assert_eq!(logs.pass(&mut server), 3);
+    let starts = written(&server)
+        .into_iter()
+        .filter(|(route, _)| route == "start");
+    assert_eq!(starts.count(), 2, "none is sent twice");
+    assert!(!logs.path(0, Extension::Deadletter).exists());
+}
+
+#[test]
+fn an_end_whose_start_is_nowhere_is_given_up_when_there_is_nothing_else() {
+    let mut logs = Logs::new(&[&end(0), &starts(1..3)]);
+    logs.lane.directory.remember_whole_calls();
+    let mut server = Server::new(whole_calls());
+    assert_eq!(logs.pass(&mut server), 2);
+    assert!(logs.path(0, Extension::Deadletter).exists());
+    assert!(logs.unfinished().is_empty());
+}
+
+#[test]
+fn what_cannot_be_settled_is_told_once_and_kept_and_not_sent_again() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let checkpoint = logs.path(0, Extension::Checkpoint);
+    let in_the_way = crate::checkpoint::temporary(&checkpoint);
+    fs::create_dir(&in_the_way).unwrap();
+    let mut server = Server::new(|_| accept());
+    for _ in 0..2 {
+        assert!(matches!(logs.lane.step(&mut server, true), Outcome::Done));
+    }
+    assert!(matches!(server.events[..], [Event::Degraded { .. }]));
+    assert_eq!(logs.unfinished(), [0]);
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(logs.pass(&mut server), 1);
+    assert_eq!(server.sent.len(), 1);
+}
