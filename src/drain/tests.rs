@@ -447,3 +447,30 @@ fn a_checkpoint_that_cannot_be_written_settles_nothing_and_is_tried_again() {
     let corrupt = |event: &&Event| matches!(event, Event::Corrupt { .. });
     assert_eq!(rehearsal.server.events.iter().filter(corrupt).count(), 1);
 }
+
+#[test]
+fn what_somebody_else_wrote_is_synced_before_it_is_read_and_only_then() {
+    let planted = Planted::new(starts(0..2));
+    let mut drain = planted.open();
+    let synced = |drain: &Drain| match &drain.source {
+        Source::File(log) => log.synced,
+        Source::Memory(_) => panic!("it is a file"),
+    };
+    drain.end().unwrap();
+    assert_eq!(synced(&drain), 0);
+    let end = drain.foreign_end().unwrap().offset;
+    assert_eq!(synced(&drain), end);
+    // More has come, then somebody else has delivered it.
+    let mut log = fs::OpenOptions::new()
+        .append(true)
+        .open(planted.path(Extension::Jsonl))
+        .unwrap();
+    io::Write::write_all(&mut log, start(2).as_bytes()).unwrap();
+    drop(log);
+    let end = drain.foreign_end().unwrap().offset;
+    assert_eq!(synced(&drain), end);
+    drop(drain);
+    let mut drain = planted.checkpoint(end as usize).open();
+    drain.foreign_end().unwrap();
+    assert_eq!(synced(&drain), 0);
+}

@@ -70,8 +70,9 @@ fn while_the_server_wants_nothing_nothing_is_sent_however_great_the_hurry() {
 fn what_failed_for_now_is_tried_again_later_or_at_once_if_somebody_waits() {
     let mut rehearsal = Rehearsal::new(&starts(0..3), in_order(vec![later(None), lost()]));
     for failed in 1..=2 {
+        let before = Instant::now();
         rehearsal.block();
-        assert!(rehearsal.replay.next_attempt().is_some());
+        assert!(rehearsal.replay.next_attempt().unwrap() > before);
         assert!(rehearsal.replay.take_error().is_some());
         assert_eq!(rehearsal.replay.retries(), failed);
         rehearsal.replay.hurry();
@@ -187,8 +188,9 @@ fn a_pause_is_told_once_for_each_reason_and_so_is_its_end() {
     let answers = answers.map(pause).into_iter().collect();
     let mut rehearsal = Rehearsal::new(&starts(0..2), in_order(answers));
     for _ in 0..5 {
+        let before = Instant::now();
         rehearsal.block();
-        assert!(rehearsal.replay.next_attempt().is_some());
+        assert!(rehearsal.replay.next_attempt().unwrap() > before);
         assert!(rehearsal.replay.take_error().is_some());
     }
     assert_eq!(rehearsal.replay.paused(), Some("the key"));
@@ -446,4 +448,10 @@ fn a_table_goes_whole_if_it_fits_into_a_request_and_in_parts_if_not() {
     assert_eq!(paths(table.len()), ["/table/create"]);
     let parts = paths(table.len() - 1);
     assert_eq!(parts, ["/table/create", "/table/create_from_digests"]);
+}
+
+#[test]
+fn waits_are_not_the_same_for_all() {
+    let numbers: Vec<_> = (0..8).map(|_| random()).collect();
+    assert!(numbers.iter().any(|number| *number != numbers[0]));
 }
