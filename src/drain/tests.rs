@@ -296,6 +296,23 @@ fn what_was_read_ahead_is_not_used_when_its_writer_has_taken_it_back() {
 }
 
 #[test]
+fn what_was_read_ahead_is_used_unless_batches_have_become_smaller() {
+    let planted = Planted::new(starts(0..2));
+    let mut drain = planted.open();
+    let end = drain.foreign_end().unwrap();
+    for (records, is_used) in [(3, true), (2, true), (1, false)] {
+        let (at, mut batch) = drain.peek(0, end, &LIMITS).unwrap();
+        batch.attempts = 7;
+        drain.ahead = Some((at, batch));
+        drain.batch = None;
+        drain.fill(end, &BatchLimits { records, ..LIMITS }).unwrap();
+        let batch = drain.batch.as_ref().unwrap();
+        assert_eq!(batch.attempts == 7, is_used);
+        assert_eq!(batch.entries.len(), records.min(2));
+    }
+}
+
+#[test]
 fn every_damaged_byte_is_kept_with_its_place_and_the_reason() {
     let long = "x".repeat(600 << 10);
     let log = start(0) + &long + "\n" + &start(1) + "to\0rn";
@@ -398,6 +415,11 @@ fn a_refused_record_is_kept_without_what_ended_it() {
             object(7).trim_end()
         );
         assert!(text.starts_with(&kept), "{text}");
+        // And nothing was delivered.
+        assert!(matches!(
+            rehearsal.server.events[..],
+            [Event::DeadLettered { .. }]
+        ));
     }
 }
 
@@ -473,4 +495,23 @@ fn what_somebody_else_wrote_is_synced_before_it_is_read_and_only_then() {
     let mut drain = planted.checkpoint(end as usize).open();
     drain.foreign_end().unwrap();
     assert_eq!(synced(&drain), 0);
+}
+
+#[test]
+fn what_batches_come_to_adds_up() {
+    let each = Settled {
+        delivered: 1,
+        rejected: 2,
+        corrupt: 3,
+        records: 4,
+    };
+    let mut all = each;
+    all += each;
+    let twice = Settled {
+        delivered: 2,
+        rejected: 4,
+        corrupt: 6,
+        records: 8,
+    };
+    assert_eq!(all, twice);
 }
