@@ -330,6 +330,8 @@ fn every_damaged_byte_is_kept_with_its_place_and_the_reason() {
     let raw = |letter: &serde_json::Value| {
         crate::base64::decode(letter["raw_base64"].as_str().unwrap()).unwrap()
     };
+    let dated = |letter: &serde_json::Value| letter["at"].as_str().unwrap().ends_with('Z');
+    assert!(letters.iter().all(dated));
     let at = start(0).len() as u64;
     let mut next = at;
     for letter in &letters[..letters.len() - 2] {
@@ -415,6 +417,7 @@ fn a_refused_record_is_kept_without_what_ended_it() {
             object(7).trim_end()
         );
         assert!(text.starts_with(&kept), "{text}");
+        assert!(text.trim_end().ends_with("Z\"}"), "{text}");
         // And nothing was delivered.
         assert!(matches!(
             rehearsal.server.events[..],
