@@ -518,3 +518,15 @@ fn what_batches_come_to_adds_up() {
     };
     assert_eq!(all, twice);
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_and_not_tried_for_ever() {
+    let planted = Planted::new(start(0));
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(planted.path(Extension::Jsonl))
+        .unwrap();
+    assert!(Bytes::read_at(&file, &mut [0; 8], 0).is_err());
+    let file = fs::File::open(planted.path(Extension::Jsonl)).unwrap();
+    assert_eq!(Bytes::read_at(&file, &mut [0; 8], 0).unwrap(), 8);
+}
