@@ -232,6 +232,7 @@ mod tests {
         let lengths: Vec<_> = id.split('-').map(str::len).collect();
         assert_eq!(lengths, [8, 4, 4, 4, 12]);
         assert_eq!(&id[14..15], "8");
+        assert_ne!(&id[..8], "00000000", "both halves of it are used");
         assert!("89ab".contains(&id[19..20]));
     }
 
