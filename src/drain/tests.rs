@@ -530,3 +530,27 @@ fn a_file_that_cannot_be_read_is_an_error_and_not_tried_for_ever() {
     let file = fs::File::open(planted.path(Extension::Jsonl)).unwrap();
     assert_eq!(Bytes::read_at(&file, &mut [0; 8], 0).unwrap(), 8);
 }
+
+#[test]
+fn space_is_given_back_in_the_file_that_is_delivered_and_in_no_other() {
+    let line = with_checksum(r#"{"start":{"id":"n1"}}"#);
+    let log = line.repeat(1 + (64 << 10) / line.len());
+    let delivered = line.len() * (log.len() / line.len() - 1);
+    let planted = Planted::new(&log);
+    let drain = planted.open();
+    let (path, moved) = (
+        planted.path(Extension::Jsonl),
+        planted.path(Extension::Lock),
+    );
+    // Somebody has put another file in its place.
+    fs::rename(&path, &moved).unwrap();
+    fs::write(&path, &log).unwrap();
+    assert!(!drain.give_back(delivered as u64));
+    assert!(fs::read(&path).unwrap() == log.as_bytes());
+
+    fs::rename(&moved, &path).unwrap();
+    assert!(drain.give_back(delivered as u64));
+    let left = fs::read(&path).unwrap();
+    assert!(left[..delivered - 1].iter().all(|byte| *byte == 0));
+    assert!(left[delivered - 1..] == log.as_bytes()[delivered - 1..]);
+}
