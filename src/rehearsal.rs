@@ -12,6 +12,7 @@ use crate::drain::{Drain, Settled};
 use crate::error::Result;
 use crate::http::{Answer, Body, Request};
 use crate::name::{Extension, FileName};
+use crate::record::{Kind, Line};
 use crate::replay::{Host, Progress, Replay};
 use crate::report::Event;
 
@@ -233,6 +234,15 @@ fn half(kind: &str, key: &str, n: usize) -> String {
     format!(
         "{{\"type\":\"{kind}\",\"req\":{{\"{key}\":{{\"project_id\":\"e/p\",\"id\":\"n{n}\",\"{key}\":1}}}}}}\n"
     )
+}
+
+/// A line as this crate writes it.
+pub(crate) fn with_checksum(kind: Kind, req: &str) -> String {
+    let mut line = Vec::new();
+    Line::new(kind, req.as_bytes(), usize::MAX)
+        .unwrap()
+        .push_to(&mut line);
+    String::from_utf8(line).unwrap()
 }
 
 pub(crate) fn start(n: usize) -> String {

@@ -3,7 +3,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::*;
-use crate::record::{Kind, Line};
+use crate::record::Kind;
 use crate::rehearsal::*;
 use crate::sys;
 
@@ -57,15 +57,6 @@ impl Planted {
     fn offset(&self) -> u64 {
         self.open().offset()
     }
-}
-
-fn with_checksum(req: &str) -> String {
-    let mut line = Vec::new();
-    let kind = Kind::CallStart;
-    Line::new(kind, req.as_bytes(), usize::MAX)
-        .unwrap()
-        .push_to(&mut line);
-    String::from_utf8(line).unwrap()
 }
 
 fn end_of(offset: usize, is_final: bool) -> End {
@@ -164,9 +155,12 @@ fn a_live_file_is_read_up_to_its_last_newline_and_a_dead_one_to_its_end() {
 fn a_process_id_means_a_writer_only_where_the_file_is_not_of_this_crate() {
     for (first, is_final) in [
         (start(0), false),
-        (with_checksum("{}"), true),
+        (with_checksum(Kind::CallStart, "{}"), true),
         (
-            with_checksum(&format!("{{\"a\":\"{}\"}}", "x".repeat(20_000))),
+            with_checksum(
+                Kind::CallStart,
+                &format!("{{\"a\":\"{}\"}}", "x".repeat(20_000)),
+            ),
             false,
         ),
     ] {
@@ -533,7 +527,7 @@ fn a_file_that_cannot_be_read_is_an_error_and_not_tried_for_ever() {
 
 #[test]
 fn space_is_given_back_in_the_file_that_is_delivered_and_in_no_other() {
-    let line = with_checksum(r#"{"start":{"id":"n1"}}"#);
+    let line = with_checksum(Kind::CallStart, r#"{"start":{"id":"n1"}}"#);
     let log = line.repeat(1 + (64 << 10) / line.len());
     let delivered = line.len() * (log.len() / line.len() - 1);
     let planted = Planted::new(&log);

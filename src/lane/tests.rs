@@ -189,31 +189,19 @@ fn a_log_that_another_delivers_is_looked_at_again_and_holds_up_no_other() {
 
 #[test]
 fn while_our_configuration_is_wrong_another_may_deliver_the_log() {
-    let mut logs = Logs::new(&[&start(0)]);
-    let mut server = Server::new(|_| pause("the key"));
-    assert!(matches!(
-        logs.lane.step(&mut server, true),
-        Outcome::Blocked
-    ));
-    assert!(
-        Drain::open(&logs.lane.directory, &Logs::name(0), false)
-            .unwrap()
-            .is_some()
-    );
-    assert_eq!(logs.unfinished(), [0]);
     // A lost answer is another matter: here it is known what may have arrived.
-    let mut logs = Logs::new(&[&start(0)]);
-    let mut server = Server::new(|_| lost());
-    assert!(matches!(
-        logs.lane.step(&mut server, true),
-        Outcome::Blocked
-    ));
-    assert!(
-        Drain::open(&logs.lane.directory, &Logs::name(0), false)
-            .unwrap()
-            .is_none()
-    );
-    assert_eq!(logs.unfinished(), [0]);
+    for (answer, may_be_taken) in [(pause("the key"), true), (lost(), false)] {
+        let mut logs = Logs::new(&[&start(0)]);
+        let mut answer = Some(answer);
+        let mut server = Server::new(|_| answer.take().unwrap());
+        assert!(matches!(
+            logs.lane.step(&mut server, true),
+            Outcome::Blocked
+        ));
+        let taken = Drain::open(&logs.lane.directory, &Logs::name(0), false).unwrap();
+        assert_eq!(taken.is_some(), may_be_taken);
+        assert_eq!(logs.unfinished(), [0]);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::name::Extension;
-use crate::record::{Kind, Line};
+use crate::record::Kind;
 use crate::rehearsal::*;
 
 /// Answers that come in this order, and then acceptance.
@@ -343,12 +343,7 @@ fn a_request_too_large_for_any_server_is_given_up_when_it_is_never_answered() {
     const LARGEST: usize = 32 << 20;
     let of_size = |size: usize| {
         let req = format!("{{\"id\":{}0}}", " ".repeat(size - 8));
-        let mut line = Vec::new();
-        let kind = Kind::ObjCreate;
-        Line::new(kind, req.as_bytes(), usize::MAX)
-            .unwrap()
-            .push_to(&mut line);
-        String::from_utf8(line).unwrap()
+        with_checksum(Kind::ObjCreate, &req)
     };
     let mut rehearsal = Rehearsal::new(&of_size(LARGEST + 1), |_| lost());
     for _ in 0..3 {
