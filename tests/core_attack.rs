@@ -77,6 +77,25 @@ fn a_file_too_small_for_a_hole_is_delivered_from_a_full_disk_and_removed() {
     assert_eq!(files(disk.path()), [ballast]);
 }
 
+/// No hole can be made there, for that would take the half of a line for delivered.
+#[test]
+fn a_last_line_without_its_newline_is_delivered_from_a_full_disk_and_its_file_removed() {
+    let Some(disk) = SmallDisk::mount("1m") else {
+        return;
+    };
+    let collector = Collector::start().unwrap();
+    let dir = disk.path().join("team/app");
+    fs::create_dir_all(&dir).unwrap();
+    let lines = (0..3).map(|n| format!("{{\"type\":\"call_start\",\"req\":{}}}", start(n)));
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    fs::write(dir.join("1_a.jsonl"), lines).unwrap();
+    let ballast = disk.fill();
+    let summary = send(disk.path(), &collector);
+    assert!(summary.is_complete(), "{summary:?}");
+    assert_each_start_once(&collector, 0..3);
+    assert_eq!(files(disk.path()), [ballast]);
+}
+
 #[test]
 fn a_client_on_a_full_disk_delivers_and_goes_on() {
     let Some(disk) = SmallDisk::mount("1m") else {
