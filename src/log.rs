@@ -34,7 +34,7 @@ use crate::sys::Process;
 
 use self::rounds::Rounds;
 pub(crate) use self::state::{OwnFile, Position};
-use self::state::{State, synced_end};
+use self::state::{State, Thread, synced_end};
 
 /// How much may be buffered before the one who appends writes it out.
 const WRITE_PIECE: u64 = 4 * lines::BLOCK as u64;
@@ -44,6 +44,9 @@ const SYNC_PIECE: u64 = 4 << 20;
 
 /// How long a buffered line stays in memory while there is traffic.
 const NAP: Duration = Duration::from_millis(1);
+
+/// How long the thread naps at most when there was traffic: who appends or syncs wakes nobody then.
+const LONGEST_NAP: Duration = Duration::from_millis(100);
 
 /// How long the thread waits before it tries storage again that has failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -151,7 +154,7 @@ impl Log {
             && state
                 .oldest
                 .is_some_and(|oldest| oldest.elapsed() >= self.limits.sync_interval);
-        let wake = std::mem::take(&mut state.thread_sleeps)
+        let wake = state.thread.take_if(Thread::Sleeps)
             || (self.is_much_to_sync(&state) && !std::mem::replace(&mut state.thread_told, true));
         if end - state.written >= WRITE_PIECE && !state.write_running {
             // The record is accepted; if this fails, whoever syncs next or finds no room is told.
@@ -250,17 +253,23 @@ impl Log {
     pub fn keep_time(&self) -> Option<Instant> {
         let mut state = self.lock();
         state.thread_told = false;
+        state.thread = Thread::Looks;
         if state.synced > state.shown {
             // A caller may have synced it since the thread last looked for what it can send.
             state.shown = state.synced;
             return Some(Instant::now());
         }
+        let now = Instant::now();
         let Some(oldest) = state.oldest else {
-            state.thread_sleeps = true;
+            if state.looked < state.accepted {
+                state.looked = state.accepted;
+                // To be woken by each of those who wait for a sync would cost them more.
+                return Some(now + self.nap());
+            }
+            state.thread = Thread::Sleeps;
             state.lines.shrink();
             return None;
         };
-        let now = Instant::now();
         let due = oldest + self.limits.sync_interval;
         // An error stays with the lines: whoever appends or syncs next meets it and reports it.
         let is_due = now >= due;
@@ -270,14 +279,34 @@ impl Log {
             let synced = self.lead_sync(state, goal).is_ok();
             return Some(if synced { now } else { now + AFTER_FAILURE });
         }
-        let goal = state.accepted;
-        if !state.write_running && self.write_out(state, goal).1.is_err() {
-            return Some(now + AFTER_FAILURE);
+        if !state.write_running {
+            let goal = state.accepted;
+            let (after, written) = self.write_out(state, goal);
+            if written.is_err() {
+                return Some(now + AFTER_FAILURE);
+            }
+            state = after;
         }
-        Some(match self.limits.durability {
-            Durability::Buffered => now + NAP,
-            _ => due.max(now + NAP),
-        })
+        if self.limits.durability == Durability::Buffered {
+            return Some(now + NAP);
+        }
+        if due <= now + LONGEST_NAP {
+            return Some(due.max(now + NAP));
+        }
+        if state.synced > state.shown {
+            // Meanwhile, and nobody has told the thread.
+            return Some(now);
+        }
+        state.thread = Thread::Waits;
+        Some(due)
+    }
+
+    /// How long the thread may not look at the log without anybody missing it.
+    fn nap(&self) -> Duration {
+        match self.limits.durability {
+            Durability::Buffered => NAP,
+            _ => self.limits.sync_interval.min(LONGEST_NAP),
+        }
     }
 
     /// Takes no more lines; what was accepted is synced and the writer lock let go. If that fails,
@@ -439,7 +468,7 @@ impl Log {
 
     /// There is something new to send.
     fn tell_thread(&self, state: &mut State) {
-        if std::mem::take(&mut state.thread_sleeps) {
+        if state.thread.take_if(Thread::Waits) || state.thread.take_if(Thread::Sleeps) {
             (self.wake)();
         }
     }

@@ -112,3 +112,36 @@ fn what_a_failed_sync_moves_behind_a_file_that_was_begun_already_is_delivered() 
     let receipt = client.finish(Duration::from_secs(60));
     assert_eq!((receipt.delivered, receipt.pending), (4, 0), "{receipt:?}");
 }
+
+#[test]
+fn what_a_caller_has_synced_is_sent_without_waiting_for_the_timer() {
+    for durability in [
+        Durability::Buffered,
+        Durability::Written,
+        Durability::Synced,
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = crate::collector::Collector::start().unwrap();
+        let config = Config::new("team", "app").root(dir.path());
+        let config = config.server(collector.url()).durability(durability);
+        let client = Client::open(config.sync_interval(Duration::from_secs(3600))).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        for n in 1..=3 {
+            let ticket = client.append(Kind::CallEnd, &end(n)).unwrap();
+            // By now the thread has set its timer.
+            std::thread::sleep(Duration::from_millis(20));
+            ticket.wait().unwrap();
+            while client.stats().delivered < n {
+                assert!(
+                    Instant::now() < until,
+                    "{durability:?}: {n} is not delivered"
+                );
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+fn end(n: u64) -> serde_json::Value {
+    json!({"end": {"project_id": "team/app", "id": format!("{n:016x}"), "ended_at": "2026-01-01T12:00:00Z"}})
+}

@@ -53,8 +53,9 @@ pub(super) struct State {
     pub oldest: Option<Instant>,
     pub failure: Option<Error>,
     pub closed: bool,
-    /// The thread sleeps without a timer for this log.
-    pub thread_sleeps: bool,
+    pub thread: Thread,
+    /// What was accepted when the thread last looked.
+    pub looked: u64,
     /// The thread has been told that there is much to sync.
     pub thread_told: bool,
     /// Up to where the thread knows that lines are synced.
@@ -63,12 +64,35 @@ pub(super) struct State {
     pub unattended: bool,
 }
 
+/// What makes the thread look at the log again.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thread {
+    /// It will soon, by itself.
+    #[default]
+    Looks,
+    /// Its timer, or the end of a sync: then there is something to send.
+    Waits,
+    /// The next append, or the end of a sync.
+    Sleeps,
+}
+
 /// Counts for statistics, taken in one moment.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Position {
     pub written: u64,
     pub synced: u64,
     pub queued: u64,
+}
+
+impl Thread {
+    /// Is that what it does? Then it is being woken.
+    pub fn take_if(&mut self, what: Thread) -> bool {
+        let is = *self == what;
+        if is {
+            *self = Thread::Looks;
+        }
+        is
+    }
 }
 
 impl State {

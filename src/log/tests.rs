@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::*;
 use crate::faults;
@@ -499,4 +500,82 @@ fn without_the_thread_what_was_left_to_it_goes_before_the_next_line() {
     log.leave_unattended();
     append(&log, before).unwrap();
     assert_eq!(files(dir.path()), [(0..=before).collect::<Vec<_>>()]);
+}
+
+/// A log, and how often its thread was woken.
+fn open_counting(dir: &Path, limits: Limits) -> (Log, Arc<AtomicU64>) {
+    let wakes = Arc::new(AtomicU64::new(0));
+    let directory = Directory::create(dir).unwrap();
+    let counter = Arc::clone(&wakes);
+    let wake = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    };
+    let log = Log::open(Some(directory), limits, Box::new(wake)).unwrap();
+    (log, wakes)
+}
+
+#[test]
+fn while_there_is_traffic_nobody_wakes_the_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, wakes) = open_counting(dir.path(), LIMITS);
+    for (round, first) in [0, 10].into_iter().enumerate() {
+        assert_eq!(log.keep_time(), None);
+        for n in first..first + 10 {
+            append(&log, n).unwrap();
+            log.sync().unwrap();
+            // What was synced can be sent, and then the thread naps.
+            let begun = Instant::now();
+            assert!(log.keep_time().unwrap() <= Instant::now());
+            let naps_until = log.keep_time().unwrap();
+            assert!(naps_until > begun && naps_until <= Instant::now() + LONGEST_NAP);
+        }
+        assert_eq!(wakes.load(Ordering::Relaxed), round as u64 + 1);
+    }
+    assert_eq!(log.keep_time(), None);
+}
+
+#[test]
+fn what_is_buffered_is_looked_after_within_a_millisecond() {
+    let dir = tempfile::tempdir().unwrap();
+    let durability = Durability::Buffered;
+    let (log, _) = open_counting(
+        dir.path(),
+        Limits {
+            durability,
+            ..LIMITS
+        },
+    );
+    append(&log, 0).unwrap();
+    assert!(log.keep_time().unwrap() <= Instant::now() + NAP);
+    log.sync().unwrap();
+    assert!(log.keep_time().unwrap() <= Instant::now());
+    assert!(log.keep_time().unwrap() <= Instant::now() + NAP);
+    assert_eq!(log.keep_time(), None);
+}
+
+#[test]
+fn before_a_timer_that_is_far_away_a_sync_wakes_the_thread_and_an_append_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, wakes) = open_counting(dir.path(), LIMITS);
+    append(&log, 0).unwrap();
+    assert!(log.keep_time().unwrap() > Instant::now() + LIMITS.sync_interval / 2);
+    append(&log, 1).unwrap();
+    assert_eq!(wakes.load(Ordering::Relaxed), 0);
+    log.sync().unwrap();
+    assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    append(&log, 2).unwrap();
+    assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    // Near enough: the timer does.
+    let sync_interval = LONGEST_NAP / 2;
+    let (log, wakes) = open_counting(
+        dir.path(),
+        Limits {
+            sync_interval,
+            ..LIMITS
+        },
+    );
+    append(&log, 3).unwrap();
+    assert!(log.keep_time().unwrap() <= Instant::now() + LONGEST_NAP);
+    log.sync().unwrap();
+    assert_eq!(wakes.load(Ordering::Relaxed), 0);
 }
