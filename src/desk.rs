@@ -223,6 +223,7 @@ impl Host for Desk {
             return cannot_send("there is no server to send to".to_owned());
         };
         let outbox = self.outbox.clone();
+        let send = move |request| server.send(request);
         let tell = move |answer| {
             // The receiver outlives every request it waits for.
             let _ = outbox.send(Message::Answer(answer));
@@ -230,7 +231,7 @@ impl Host for Desk {
         let post = match self
             .post
             .take()
-            .map_or_else(|| Post::start(server, tell), Ok)
+            .map_or_else(|| Post::start(send, tell), Ok)
         {
             Ok(post) => post,
             Err(error) => {

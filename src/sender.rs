@@ -398,11 +398,13 @@ impl Host for Desk<'_> {
 
 fn post(server: &Server) -> io::Result<(Post, mpsc::Receiver<Answer>)> {
     let (reply, answers) = mpsc::channel();
-    let post = Post::start(server.clone(), move |answer| {
+    let server = server.clone();
+    let send = move |request| server.send(request);
+    let tell = move |answer| {
         // Nobody listens any more if the run has ended meanwhile.
         let _ = reply.send(answer);
-    })?;
-    Ok((post, answers))
+    };
+    Ok((Post::start(send, tell)?, answers))
 }
 
 fn not_sent(why: String) -> Answer {
