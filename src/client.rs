@@ -21,6 +21,7 @@ use crate::events::Events;
 use crate::eviction::drop_oldest;
 use crate::holdoff::HoldOff;
 use crate::http::Server;
+use crate::json::quoted;
 use crate::log::{Limits, Log, Position};
 use crate::record::{Kind, Line};
 use crate::replay::{Replay, random};
@@ -265,7 +266,6 @@ impl Client {
     /// # Errors
     /// As [`append`](Self::append).
     pub fn file_create(&self, name: &str, content: &[u8]) -> Result<Ticket> {
-        let quoted = |text: &str| Value::from(text).to_string();
         let content = match std::str::from_utf8(content) {
             Ok(text) => format!("\"content\":{}", quoted(text)),
             Err(_) => format!("\"content_base64\":\"{}\"", crate::base64::encode(content)),

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use crate::base64;
 use crate::directory::Directory;
 use crate::error::{IoContext, Result};
+use crate::json::quoted;
 use crate::lock::{open_plain, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
@@ -46,7 +47,6 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The line for the file, with its `\n`.
     pub(crate) fn push_to(&self, line: &mut Vec<u8>) {
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let record = self.record.as_deref().unwrap_or("null");
         let raw = match &self.raw {
             Some(bytes) => format!("\"{}\"", base64::encode(bytes)),

@@ -171,6 +171,7 @@ mod halves;
 mod holdoff;
 mod http;
 pub mod inspect;
+mod json;
 mod lane;
 mod lock;
 mod log;

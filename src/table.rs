@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::batch::{Verdict, json};
 use crate::delivery::{Delivery, Stop, unsendable};
 use crate::http::{Answer, Request};
+use crate::json::list;
 
 /// The largest chunk that the server takes, without what stands around the rows.
 const CHUNK: usize = 10 << 20;
@@ -66,10 +67,11 @@ impl<'a> Table<'a> {
 
     /// The request that makes one table of all rows.
     fn whole(&self, digests: &[String]) -> Request {
-        let digests = serde_json::Value::from(digests).to_string();
         let body = format!(
-            "{{\"project_id\":{},\"row_digests\":{digests},\"expected_digest\":{}}}",
-            self.project_id, self.expected_digest
+            "{{\"project_id\":{},\"row_digests\":{},\"expected_digest\":{}}}",
+            self.project_id,
+            list(digests),
+            self.expected_digest
         );
         json("/table/create_from_digests", body.into_bytes())
     }

@@ -11,7 +11,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::value::RawValue;
 
+use crate::batch::json;
 use crate::http::{Body, Request};
+use crate::json::{list, quoted};
 use crate::record::Kind;
 
 /// What a refusal says when a project takes whole calls only.
@@ -84,7 +86,7 @@ pub(crate) fn push_merged(start: &[u8], end: &[u8], body: &mut Vec<u8>) -> Resul
     }
     for (n, (key, value)) in merged.iter().enumerate() {
         body.push(if n == 0 { b'{' } else { b',' });
-        body.extend_from_slice(serde_json::Value::from(key.as_str()).to_string().as_bytes());
+        body.extend_from_slice(quoted(key).as_bytes());
         body.push(b':');
         body.extend_from_slice(value.get().as_bytes());
     }
@@ -99,30 +101,18 @@ pub(crate) fn complete(project: &str, body: Vec<u8>) -> Result<Request, String> 
 
 /// Asks what the server has of these calls.
 pub(crate) fn question(project: &str, ids: &[&str]) -> Request {
-    ask(
-        "/calls/stream_query",
-        serde_json::json!({
-            "project_id": project,
-            "filter": {"call_ids": ids},
-            "columns": ["id", "ended_at"],
-        }),
-    )
+    let columns = ",\"columns\":[\"id\",\"ended_at\"]";
+    json("/calls/stream_query", of_calls(project, ids, columns))
 }
 
 /// Asks how many of these calls the server has.
 pub(crate) fn how_many(project: &str, ids: &[&str]) -> Request {
-    ask(
-        "/calls/query_stats",
-        serde_json::json!({"project_id": project, "filter": {"call_ids": ids}}),
-    )
+    json("/calls/query_stats", of_calls(project, ids, ""))
 }
 
-fn ask(path: &str, question: serde_json::Value) -> Request {
-    Request {
-        path: path.to_owned(),
-        body: Body::Json(question.to_string().into_bytes()),
-        headers: Vec::new(),
-    }
+fn of_calls(project: &str, ids: &[&str], more: &str) -> Vec<u8> {
+    let (project, ids) = (quoted(project), list(ids));
+    format!("{{\"project_id\":{project},\"filter\":{{\"call_ids\":{ids}}}{more}}}").into_bytes()
 }
 
 /// Reads the answer to [`question`], one JSON object a line; a call can be there more than once.

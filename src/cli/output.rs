@@ -104,7 +104,8 @@ pub(super) fn age(age: Duration) -> String {
 
 /// Text as a JSON string.
 pub(super) fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    // There is no text that cannot be one.
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// A name that somebody else chose, without what would move the cursor or begin a line.
