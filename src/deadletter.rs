@@ -5,19 +5,16 @@
 //! {"record":null,"raw_base64":"eyJ0eX…","offset":912,"reason":"torn: …","status":null,"detail":"","attempts":0,"at":"…"}
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::value::RawValue;
-
 use crate::base64;
 use crate::directory::Directory;
 use crate::error::{IoContext, Result};
-use crate::json::quoted;
+use crate::json::{fields, number, quoted, text};
 use crate::lock::{open_plain, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
@@ -75,7 +72,7 @@ impl DeadLetter {
             reason: "a line of the dead-letter file that is damaged itself".to_owned(),
             ..DeadLetter::default()
         };
-        let Ok(fields) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(line) else {
+        let Ok(fields) = fields(line) else {
             return damaged();
         };
         if !(fields.contains_key("record") && fields.contains_key("raw_base64")) {
@@ -85,12 +82,8 @@ impl DeadLetter {
                 ..DeadLetter::default()
             };
         }
-        let text = |key: &str| -> Option<String> {
-            serde_json::from_str(fields.get(key)?.get()).unwrap_or_default()
-        };
-        let number = |key: &str| -> Option<u64> {
-            serde_json::from_str(fields.get(key)?.get()).unwrap_or_default()
-        };
+        let text = |key| text(&fields, key);
+        let number = |key| number(&fields, key);
         let record = Some(fields["record"].get()).filter(|record| *record != "null");
         let raw = text("raw_base64").and_then(|raw| base64::decode(&raw));
         if record.is_none() && raw.is_none() {

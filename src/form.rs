@@ -1,17 +1,13 @@
 //! A file as the server takes it: a form with the file's bytes in it (RFC 7578).
 
-use std::collections::BTreeMap;
-
-use serde_json::value::RawValue;
-
 use crate::base64;
 use crate::http::{Body, Request};
+use crate::json::fields;
 use crate::sys;
 
 /// A `file_create` as a form (RFC 7578), its fields in the order that the server reads them.
 pub(crate) fn file_request(req: &[u8]) -> std::result::Result<Request, String> {
-    let fields: BTreeMap<String, &RawValue> =
-        serde_json::from_slice(req).map_err(|error| format!("not readable: {error}"))?;
+    let fields = fields(req).map_err(|error| format!("not readable: {error}"))?;
     let text = |key: &str| -> std::result::Result<Option<String>, String> {
         match fields.get(key) {
             None => Ok(None),

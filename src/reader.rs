@@ -250,16 +250,18 @@ fn find_separator(bytes: &[u8]) -> Option<usize> {
 /// object is an object, so it is either all there or torn. A matching checksum is not enough here,
 /// because the cut may stand behind something in the request that looks like one.
 fn parse_cut(piece: &[u8]) -> Result<Record<'_>, Fault> {
-    match serde_json::from_slice::<&RawValue>(piece) {
-        Ok(_) => parse(piece),
-        Err(_) => Err(Fault::Torn),
+    let is_json = |text| serde_json::from_str::<&RawValue>(text).is_ok();
+    match std::str::from_utf8(piece).is_ok_and(is_json) {
+        true => parse(piece),
+        false => Err(Fault::Torn),
     }
 }
 
 /// If a piece is a record, one byte and the start of another object, then the byte was a newline
 /// once: no JSON has that sequence, unless the byte is a comma. The record and its length.
 fn before_damaged_line_end(piece: &[u8]) -> Option<(Record<'_>, usize)> {
-    let mut values = serde_json::Deserializer::from_slice(piece).into_iter::<&RawValue>();
+    let text = piece.utf8_chunks().next()?.valid();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     values.next()?.ok()?;
     let len = values.byte_offset();
     match &piece[len..] {

@@ -10,7 +10,6 @@
 //! of it as they stand, so numbers of any size, depth, key order and escapes survive.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::crc;
 use crate::error::Error;
+use crate::json::Fields;
 use crate::sys;
 
 /// What a record asks the server to do.
@@ -256,7 +256,7 @@ fn parse_any(line: &[u8], checked: bool) -> Result<Record<'_>, Fault> {
             Err(error) => Fault::NotJson(error.to_string()),
         });
     }
-    let keys: BTreeMap<String, &RawValue> =
+    let keys: Fields<'_> =
         serde_json::from_str(line).map_err(|error| Fault::NotJson(error.to_string()))?;
     let kind = kind_of(keys.get("type").ok_or(Fault::NoType)?.get())?;
     let req = keys.get("req").ok_or(Fault::NoRequest)?.get();

@@ -2,22 +2,18 @@
 //!
 //! The server has the same table afterwards as if it had come whole.
 
-use std::collections::BTreeMap;
-
 use serde_json::value::RawValue;
 
 use crate::batch::{Verdict, json};
 use crate::delivery::{Delivery, Stop, unsendable};
 use crate::http::{Answer, Request};
-use crate::json::list;
+use crate::json::{fields, list};
 
 /// The largest chunk that the server takes, without what stands around the rows.
 const CHUNK: usize = 10 << 20;
 
 /// As many rows as have their digests in what is read of an answer.
 const ROWS: usize = 900;
-
-type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 /// A table's request, taken apart.
 struct Table<'a> {
@@ -28,10 +24,10 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn read(req: &'a [u8]) -> Result<Table<'a>, String> {
-        let not_readable = |error| format!("not readable: {error}");
-        let outer: Fields<'a> = serde_json::from_slice(req).map_err(not_readable)?;
+        let not_readable = |error: String| format!("not readable: {error}");
+        let outer = fields(req).map_err(not_readable)?;
         let table = outer.get("table").ok_or("there is no \"table\" in it")?;
-        let fields: Fields<'a> = serde_json::from_str(table.get()).map_err(not_readable)?;
+        let fields = fields(table.get().as_bytes()).map_err(not_readable)?;
         let needed = |key: &str| {
             let field = fields.get(key).map(|field| field.get());
             field.ok_or_else(|| format!("a table without {key:?}"))
@@ -39,7 +35,8 @@ impl<'a> Table<'a> {
         Ok(Table {
             project_id: needed("project_id")?,
             expected_digest: needed("expected_digest").unwrap_or("null"),
-            rows: serde_json::from_str(needed("rows")?).map_err(not_readable)?,
+            rows: serde_json::from_str(needed("rows")?)
+                .map_err(|error| not_readable(error.to_string()))?,
         })
     }
 
@@ -107,7 +104,7 @@ impl Delivery<'_> {
 }
 
 fn row_digests(answer: &[u8]) -> Option<Vec<String>> {
-    let fields: Fields<'_> = serde_json::from_slice(answer).ok()?;
+    let fields = fields(answer).ok()?;
     serde_json::from_str(fields.get("row_digests")?.get()).ok()
 }
 

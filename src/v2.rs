@@ -6,14 +6,11 @@
 //! counted twice, and a start sent after its end loses the end. So after an answer that was lost
 //! the server is asked first what it has.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-
-use serde_json::value::RawValue;
 
 use crate::batch::json;
 use crate::http::{Body, Request};
-use crate::json::{list, quoted};
+use crate::json::{Fields, fields, list, number, quoted, text};
 use crate::record::Kind;
 
 /// What a refusal says when a project takes whole calls only.
@@ -25,8 +22,6 @@ pub(crate) const ASKED_AT_ONCE: usize = 50;
 
 /// How many calls are counted at once: the server takes no more.
 pub(crate) const COUNTED_AT_ONCE: usize = 1000;
-
-type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 /// What tells one half of a call from another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +43,8 @@ pub(crate) enum Known {
 impl Half {
     /// Reads a `call_start` or `call_end` request.
     pub fn read(kind: Kind, req: &[u8]) -> Result<Half, String> {
-        let fields = fields(kind, req)?;
-        let text = |key: &str| -> Option<String> {
-            serde_json::from_str(fields.get(key)?.get()).unwrap_or_default()
-        };
+        let fields = inside(kind, req)?;
+        let text = |key| text(&fields, key);
         Ok(Half {
             kind,
             project: text("project_id").ok_or("it names no project_id")?,
@@ -78,8 +71,8 @@ impl Half {
 /// Appends a whole call: the fields of both halves, the end's before the start's unless it is
 /// null. Values keep their bytes.
 pub(crate) fn push_merged(start: &[u8], end: &[u8], body: &mut Vec<u8>) -> Result<(), String> {
-    let mut merged = fields(Kind::CallStart, start)?;
-    for (key, value) in fields(Kind::CallEnd, end)? {
+    let mut merged = inside(Kind::CallStart, start)?;
+    for (key, value) in inside(Kind::CallEnd, end)? {
         if value.get() != "null" || !merged.contains_key(&key) {
             merged.insert(key, value);
         }
@@ -122,8 +115,8 @@ pub(crate) fn known(answer: &[u8]) -> Option<Vec<(String, Known)>> {
     lines
         .filter(|line| !line.trim_ascii().is_empty())
         .map(|line| {
-            let fields: Fields<'_> = serde_json::from_slice(line).ok()?;
-            let id = serde_json::from_str(fields.get("id")?.get()).ok()?;
+            let fields = fields(line).ok()?;
+            let id = text(&fields, "id")?;
             let ended = fields.get("ended_at").is_some_and(|at| at.get() != "null");
             Some((id, if ended { Known::Ended } else { Known::Started }))
         })
@@ -132,22 +125,20 @@ pub(crate) fn known(answer: &[u8]) -> Option<Vec<(String, Known)>> {
 
 /// Reads the answer to [`how_many`].
 pub(crate) fn counted(answer: &[u8]) -> Option<u64> {
-    let fields: Fields<'_> = serde_json::from_slice(answer).ok()?;
-    serde_json::from_str(fields.get("count")?.get()).ok()
+    number(&fields(answer).ok()?, "count")
 }
 
 /// `{"start": {…}}` or `{"end": {…}}`: what is inside.
-fn fields(kind: Kind, req: &[u8]) -> Result<Fields<'_>, String> {
+fn inside(kind: Kind, req: &[u8]) -> Result<Fields<'_>, String> {
     let key = match kind {
         Kind::CallStart => "start",
         _ => "end",
     };
-    let outer: Fields<'_> =
-        serde_json::from_slice(req).map_err(|error| format!("not readable: {error}"))?;
+    let outer = fields(req).map_err(|error| format!("not readable: {error}"))?;
     let inner = outer
         .get(key)
         .ok_or_else(|| format!("there is no {key:?} in it"))?;
-    serde_json::from_str(inner.get()).map_err(|error| format!("{key:?} is no object: {error}"))
+    fields(inner.get().as_bytes()).map_err(|error| format!("{key:?} is no object: {error}"))
 }
 
 fn post(project: &str, route: &str, body: Vec<u8>) -> Result<Request, String> {
