@@ -1,7 +1,5 @@
 //! Delivering the calls of a project that takes whole calls only (see [`crate::v2`]).
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::batch::{Batch, Refusal, Verdict};
 use crate::delivery::{Delivery, Stop, Unit, unsendable};
 use crate::http::Answer;
@@ -9,11 +7,15 @@ use crate::record::Kind;
 use crate::v2::{self, Half, Known};
 use crate::window::Bytes;
 
-/// The halves of one call that are in the batch.
-#[derive(Default)]
-struct Call {
-    start: Option<usize>,
-    end: Option<usize>,
+/// The halves that wait, in file order: their places in the batch, and what they say of themselves.
+type Halves = [(usize, Half)];
+
+/// What is to be sent, all in file order.
+struct Sorted<'a> {
+    /// By project.
+    pairs: Vec<(&'a str, Vec<Unit>)>,
+    ends: Vec<(usize, &'a Half)>,
+    starts: Vec<(usize, &'a Half)>,
 }
 
 impl Delivery<'_> {
@@ -21,8 +23,8 @@ impl Delivery<'_> {
     pub(crate) fn all_whole_calls(&mut self) -> Result<(), Stop> {
         let halves = self.waiting_halves()?;
         self.look_up(&halves)?;
-        let (pairs, ends, starts) = self.sort(&halves)?;
-        for (project, pairs) in pairs {
+        let sorted = self.sort(&halves)?;
+        for (project, pairs) in sorted.pairs {
             self.calls(pairs, &|batch, source, units| {
                 batch.whole(source, project, units)
             })?;
@@ -30,28 +32,28 @@ impl Delivery<'_> {
                 return Ok(());
             }
         }
-        let mut ends = ends.into_iter();
-        let sent = ends.try_for_each(|index| self.half(index, &halves[&index]));
+        let mut ends = sorted.ends.into_iter();
+        let sent = ends.try_for_each(|(index, half)| self.half(index, half));
         // While one waits for another log, an end there may wait for one of these starts.
         if !matches!(sent, Ok(()) | Err(Stop::Defer)) {
             return sent;
         }
-        if self.may_hold && !starts.is_empty() {
+        if self.may_hold && !sorted.starts.is_empty() {
             return Err(Stop::Hold);
         }
-        for index in starts {
-            self.half(index, &halves[&index])?;
+        for (index, half) in sorted.starts {
+            self.half(index, half)?;
         }
         sent
     }
 
     /// What the calls that wait say of themselves. One that cannot be read cannot be sent.
-    fn waiting_halves(&mut self) -> Result<BTreeMap<usize, Half>, Stop> {
-        let mut halves = BTreeMap::new();
+    fn waiting_halves(&mut self) -> Result<Vec<(usize, Half)>, Stop> {
+        let mut halves = Vec::new();
         for index in self.batch.waiting(true) {
             let kind = self.batch.entries[index].kind;
             match Half::read(kind, &self.batch.req(self.source, index)?) {
-                Ok(half) => drop(halves.insert(index, half)),
+                Ok(half) => halves.push((index, half)),
                 Err(reason) => self.batch.entries[index].verdict = unsendable(reason),
             }
         }
@@ -59,16 +61,12 @@ impl Delivery<'_> {
     }
 
     /// Asks what the server has of the calls that are doubtful, and takes that as delivered.
-    fn look_up(&mut self, halves: &BTreeMap<usize, Half>) -> Result<(), Stop> {
-        let mut doubtful: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (&index, half) in halves {
-            if self.batch.entries[index].is_doubtful {
-                let ids = doubtful.entry(&half.project).or_default();
-                ids.extend(half.id.as_deref());
-            }
-        }
-        for (project, ids) in doubtful {
-            let ids: Vec<_> = ids.into_iter().collect();
+    fn look_up(&mut self, halves: &Halves) -> Result<(), Stop> {
+        let mut doubtful = by_call(halves, &|index| self.batch.entries[index].is_doubtful);
+        doubtful.dedup_by_key(|(project, id, _)| (*project, *id));
+        for calls in doubtful.chunk_by(|(one, ..), (other, ..)| one == other) {
+            let project = calls[0].0;
+            let ids: Vec<&str> = calls.iter().map(|(_, id, _)| *id).collect();
             let mut groups: Vec<_> = ids.chunks(v2::COUNTED_AT_ONCE).collect();
             while let Some(group) = groups.pop() {
                 match self.known(project, group)? {
@@ -78,39 +76,34 @@ impl Delivery<'_> {
                     }
                     None if group.len() > 1 => groups.extend(group.chunks(group.len().div_ceil(2))),
                     // It cannot be asked for, so it cannot be there.
-                    None => self.note_known(halves, project, group, &BTreeMap::new()),
+                    None => self.note_known(halves, project, group, &[None]),
                 }
             }
         }
         Ok(())
     }
 
-    /// What the server has of some calls. `None`: it does not say it of so many at once.
-    fn known(
-        &mut self,
-        project: &str,
-        ids: &[&str],
-    ) -> Result<Option<BTreeMap<String, Known>>, Stop> {
+    /// What the server has of each of some calls. `None`: it does not say it of so many at once.
+    fn known(&mut self, project: &str, ids: &[&str]) -> Result<Option<Vec<Option<Known>>>, Stop> {
         if ids.len() > v2::ASKED_AT_ONCE {
             // Mostly it has none of them, and that is told in one word.
             let none = self.count(project, ids)? == Some(0);
-            return Ok(none.then(BTreeMap::new));
+            return Ok(none.then(|| vec![None; ids.len()]));
         }
         let rows = match self.ask(v2::question(project, ids))? {
             Answer::Delivered { body } => v2::known(&body),
             _ => return Ok(None),
         };
         let rows = rows.unwrap_or_default();
-        let found = rows.len() as u64;
-        let mut known = BTreeMap::new();
-        for (id, state) in rows {
-            let known = known.entry(id).or_insert(state);
-            *known = (*known).max(state);
-        }
+        let known = |id: &&str| {
+            let states = rows.iter().filter(|(known, _)| known == id);
+            states.map(|(_, state)| *state).max()
+        };
+        let known: Vec<Option<Known>> = ids.iter().map(known).collect();
         // An answer that was cut off looks like a short one: what it leaves out has to be counted.
-        let is_whole = known.len() >= ids.len()
+        let is_whole = known.iter().all(Option::is_some)
             || match self.count(project, ids)? {
-                Some(count) => count <= found,
+                Some(count) => count <= rows.len() as u64,
                 None => return Ok(None),
             };
         match is_whole {
@@ -130,22 +123,22 @@ impl Delivery<'_> {
 
     fn note_known(
         &mut self,
-        halves: &BTreeMap<usize, Half>,
+        halves: &Halves,
         project: &str,
         asked: &[&str],
-        known: &BTreeMap<String, Known>,
+        known: &[Option<Known>],
     ) {
-        for (&index, half) in halves.iter().filter(|(_, half)| half.project == project) {
+        for (index, half) in halves.iter().filter(|(_, half)| half.project == project) {
             let Some(id) = &half.id else { continue };
             // The ids that were asked for are sorted.
-            if asked.binary_search(&id.as_str()).is_err() {
+            let Ok(at) = asked.binary_search(&id.as_str()) else {
                 continue;
-            }
-            let is_there = match half.kind {
-                Kind::CallStart => known.contains_key(id),
-                _ => known.get(id) == Some(&Known::Ended),
             };
-            let entry = &mut self.batch.entries[index];
+            let is_there = match half.kind {
+                Kind::CallStart => known[at].is_some(),
+                _ => known[at] == Some(Known::Ended),
+            };
+            let entry = &mut self.batch.entries[*index];
             entry.is_doubtful = false;
             if is_there {
                 entry.verdict = Verdict::Delivered;
@@ -153,53 +146,49 @@ impl Delivery<'_> {
         }
     }
 
-    /// Pairs by project, single ends, single starts; each in file order.
-    #[allow(clippy::type_complexity)]
-    fn sort<'h>(
-        &mut self,
-        halves: &'h BTreeMap<usize, Half>,
-    ) -> Result<(BTreeMap<&'h str, Vec<Unit>>, Vec<usize>, Vec<usize>), Stop> {
-        let mut calls: BTreeMap<(&str, &str), Call> = BTreeMap::new();
-        let (mut ends, mut starts) = (Vec::new(), Vec::new());
-        for (&index, half) in halves {
-            if self.batch.entries[index].verdict != Verdict::Waiting {
-                continue;
-            }
-            let Some(id) = &half.id else {
-                match half.kind {
-                    Kind::CallStart => starts.push(index),
-                    _ => ends.push(index),
+    fn sort<'h>(&mut self, halves: &'h Halves) -> Result<Sorted<'h>, Stop> {
+        let calls = by_call(halves, &|index| self.is_waiting(index));
+        let mut pairs: Vec<(&str, Vec<Unit>)> = Vec::new();
+        let mut is_paired = vec![false; self.batch.entries.len()];
+        for call in calls.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
+            let (mut start, mut end) = (None, None);
+            for &(_, _, index) in call {
+                let place = match self.batch.entries[index].kind {
+                    Kind::CallStart => &mut start,
+                    _ => &mut end,
+                };
+                match *place {
+                    None => *place = Some(index),
+                    Some(first) => self.twin(first, index)?,
                 }
+            }
+            let (Some(first), Some(second)) = (start, end) else {
                 continue;
             };
-            let call = calls.entry((&half.project, id)).or_default();
-            let place = match half.kind {
-                Kind::CallStart => &mut call.start,
-                _ => &mut call.end,
-            };
-            match *place {
-                None => *place = Some(index),
-                Some(first) => self.twin(first, index)?,
+            (is_paired[first], is_paired[second]) = (true, true);
+            let second = Some(second);
+            match pairs.last_mut() {
+                Some((project, units)) if *project == call[0].0 => {
+                    units.push(Unit { first, second });
+                }
+                _ => pairs.push((call[0].0, vec![Unit { first, second }])),
             }
         }
-        let mut pairs: BTreeMap<&str, Vec<Unit>> = BTreeMap::new();
-        for ((project, _), call) in calls {
-            match (call.start, call.end) {
-                (Some(first), second @ Some(_)) => {
-                    pairs
-                        .entry(project)
-                        .or_default()
-                        .push(Unit { first, second });
-                }
-                (start, end) => {
-                    starts.extend(start);
-                    ends.extend(end);
-                }
-            }
-        }
-        starts.sort_unstable();
-        ends.sort_unstable();
-        Ok((pairs, ends, starts))
+        let single = |(index, half): &'h (usize, Half)| {
+            let is_single = self.is_waiting(*index) && !is_paired[*index];
+            is_single.then_some((*index, half))
+        };
+        let singles = halves.iter().filter_map(single);
+        let (starts, ends) = singles.partition(|(_, half)| half.kind == Kind::CallStart);
+        Ok(Sorted {
+            pairs,
+            ends,
+            starts,
+        })
+    }
+
+    fn is_waiting(&self, index: usize) -> bool {
+        self.batch.entries[index].verdict == Verdict::Waiting
     }
 
     /// The same half of the same call a second time: it goes with the first if it says the same.
@@ -259,6 +248,20 @@ impl Delivery<'_> {
             detail: String::new(),
         })))
     }
+}
+
+/// Those with an id, sorted by project, id and place.
+fn by_call<'h>(
+    halves: &'h Halves,
+    is_wanted: &dyn Fn(usize) -> bool,
+) -> Vec<(&'h str, &'h str, usize)> {
+    let call = |(index, half): &'h (usize, Half)| {
+        let id = half.id.as_deref().filter(|_| is_wanted(*index))?;
+        Some((half.project.as_str(), id, *index))
+    };
+    let mut calls: Vec<_> = halves.iter().filter_map(call).collect();
+    calls.sort_unstable();
+    calls
 }
 
 fn unclear() -> Stop {
