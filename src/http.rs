@@ -1,27 +1,26 @@
 //! One request to the trace server, and what its answer means. The only file that names minreq.
 
 mod answer;
+mod body;
 mod lookup;
 pub(crate) mod proxy;
 pub(crate) mod retry_after;
 pub(crate) mod server_url;
 
 use std::fmt;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 pub(crate) use self::answer::Answer;
 use self::answer::{Key, MAX_QUOTE, final_answer, judge, quote, retry, unanswered};
+use self::body::read_body;
 use self::lookup::Lookup;
 use self::server_url::{ServerUrl, check_key, encode_path};
 use crate::base64;
 use crate::error::Error;
 
-/// No more than this of an answer is read.
-const MAX_ANSWER: usize = 64 * 1024;
 /// minreq takes the length of each header line off this and panics, or in a release build loses
 /// the limit, when one ends within two bytes of it. Far above what servers send, so that only a
 /// hostile one gets there.
@@ -266,47 +265,6 @@ impl fmt::Debug for Server {
             .field("api_key", &hidden)
             .field("timeout", &self.0.timeout)
             .finish_non_exhaustive()
-    }
-}
-
-/// As much of an answer's body as comes before the deadline, the limit or a fault.
-fn read_body(answer: impl Read + Send + 'static, https: bool, deadline: Instant) -> Vec<u8> {
-    let (sender, pieces) = mpsc::channel();
-    let read = move || {
-        // The status is known; a panic over the body must not lose it.
-        let _ = catch_unwind(AssertUnwindSafe(|| pump(answer, &sender)));
-    };
-    if https {
-        // Below TLS the deadline holds for each read(2) anew: a server that trickles the bytes of
-        // one TLS record could hold us for ever. So someone else waits for them.
-        let _ = thread::Builder::new().spawn(read);
-    } else {
-        read();
-    }
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let mut body = Vec::new();
-    while let Ok(piece) = pieces.recv_timeout(left()) {
-        body.extend_from_slice(&piece);
-    }
-    body
-}
-
-/// Sends on what `answer` yields, in pieces, up to the limit.
-fn pump(mut answer: impl Read, pieces: &mpsc::Sender<Vec<u8>>) {
-    let mut left = MAX_ANSWER;
-    let mut buffer = [0; 8192];
-    while left > 0 {
-        let room = left.min(buffer.len());
-        let length = match answer.read(&mut buffer[..room]) {
-            Ok(0) => return,
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => return,
-        };
-        left -= length;
-        if pieces.send(buffer[..length].to_vec()).is_err() {
-            return;
-        }
     }
 }
 

@@ -1,9 +1,11 @@
 use super::answer::MAX_DETAIL;
+use super::body::MAX_ANSWER;
 use super::*;
 use crate::collector::{Collector, Mode};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::thread::JoinHandle;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 
 const KEY: &str = "0123456789abcdef-the-key";
 const PATH: &str = "/obj/create";
