@@ -428,11 +428,12 @@ impl Inner {
 
     /// Closes the log, but gives up waiting for a disk that hangs.
     fn close(&self, deadline: Duration) {
-        let (reply, closed) = mpsc::channel();
+        // Nothing is sent: the other end goes when the log is closed.
+        let (open, closed) = mpsc::channel::<Receipt>();
         let log = Arc::clone(&self.log);
         let closing = thread::Builder::new().spawn(move || {
             let _ = log.close();
-            let _ = reply.send(());
+            drop(open);
         });
         match closing {
             Ok(_) => drop(closed.recv_timeout(deadline.min(LONGEST))),

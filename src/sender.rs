@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backoff::uniform;
 use crate::config;
+use crate::desk::Message;
 use crate::directory::{Directory, all_places, places};
 use crate::drain::Settled;
 use crate::environment;
@@ -344,7 +345,7 @@ impl Sender {
 struct Desk<'a> {
     server: &'a Server,
     /// With where its answers come in. Not kept when one was not waited for.
-    post: Option<(Post, mpsc::Receiver<Answer>)>,
+    post: Option<(Post, mpsc::Receiver<Message>)>,
     hold_off: HoldOff,
     until: &'a Until<'a>,
     stopped: &'a mut Option<Instant>,
@@ -364,11 +365,12 @@ impl Host for Desk<'_> {
         meanwhile();
         loop {
             match answers.recv_timeout(TICK) {
-                Ok(answer) => {
+                Ok(Message::Answer(answer)) => {
                     self.post = Some((post, answers));
                     return answer;
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                // Nobody sends it anything else.
+                Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return not_sent("the request's thread has ended without an answer".to_owned());
                 }
@@ -396,13 +398,13 @@ impl Host for Desk<'_> {
     }
 }
 
-fn post(server: &Server) -> io::Result<(Post, mpsc::Receiver<Answer>)> {
+fn post(server: &Server) -> io::Result<(Post, mpsc::Receiver<Message>)> {
     let (reply, answers) = mpsc::channel();
     let server = server.clone();
     let send = move |request| server.send(request);
     let tell = move |answer| {
         // Nobody listens any more if the run has ended meanwhile.
-        let _ = reply.send(answer);
+        let _ = reply.send(Message::Answer(answer));
     };
     Ok((Post::start(send, tell)?, answers))
 }
