@@ -35,16 +35,17 @@ impl Log {
         state.written = state.synced;
         let given_up = [state.sealing.take(), state.current.take()];
         state.failed.extend(given_up.into_iter().flatten());
-        let (gone, failed): (Vec<_>, Vec<_>) = std::mem::take(&mut state.failed)
-            .into_iter()
-            .partition(Segment::is_gone);
-
-        match self.rewrite(directory, state, &gone) {
+        let failed = std::mem::take(&mut state.failed).into_iter();
+        let failed: Vec<_> = failed.map(|failed| (failed.is_gone(), failed)).collect();
+        match self.rewrite(directory, state, &failed) {
             Ok(mut segment) => {
                 segment.name_synced = true;
                 let synced = state.synced;
-                gone.into_iter().for_each(Segment::abandon);
-                for mut failed in failed {
+                for (is_gone, mut failed) in failed {
+                    if is_gone {
+                        failed.abandon();
+                        continue;
+                    }
                     // One that was begun behind the lines of a sync that failed holds nothing: what
                     // comes before it is not delivered when it is.
                     failed.base = failed.base.min(synced);
@@ -64,8 +65,7 @@ impl Log {
                 Ok(())
             }
             Err(_) => {
-                state.failed = gone.into_iter().chain(failed).collect();
-                state.failed.sort_by_key(|failed| failed.base);
+                state.failed = failed.into_iter().map(|(_, failed)| failed).collect();
                 let failure = match cause {
                     Error::Degraded(_) => cause,
                     cause => Error::Degraded(cause.into()),
@@ -79,9 +79,15 @@ impl Log {
 
     /// A new file with every line that is not synced. What was synced to a file that somebody has
     /// removed, and is not delivered yet, goes before them.
-    fn rewrite(&self, directory: &Directory, state: &State, gone: &[Segment]) -> Result<Segment> {
+    fn rewrite(
+        &self,
+        directory: &Directory,
+        state: &State,
+        failed: &[(bool, Segment)],
+    ) -> Result<Segment> {
         let synced = state.synced;
-        let lost = gone.iter().find(|gone| gone.base < synced);
+        let mut lost = failed.iter().filter(|(is_gone, _)| *is_gone);
+        let lost = lost.find_map(|(_, gone)| (gone.base < synced).then_some(gone));
         let start = lost.map_or(synced, |lost| lost.base.max(self.delivered()).min(synced));
         // The directory may be gone as well.
         let directory = Directory::create(directory.path())?;
