@@ -4,7 +4,6 @@
 //! a log that comes later, or that another process is delivering at the moment: only when no other
 //! log of the directory holds anything undelivered is there nothing to wait for.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::directory::Directory;
@@ -15,37 +14,47 @@ use crate::name::FileName;
 /// and a log that is written to all the time always holds something.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// The logs with such an end, and since when.
+/// The logs with such an end, sorted, and since when.
 #[derive(Default)]
-pub(crate) struct Deferrals(BTreeMap<FileName, Instant>);
+pub(crate) struct Deferrals(Vec<(FileName, Instant)>);
 
 impl Deferrals {
     /// This log waits. Has it not before?
     pub fn note(&mut self, name: &FileName) -> bool {
-        let before = self.0.len();
-        self.0.entry(name.clone()).or_insert_with(Instant::now);
-        self.0.len() > before
+        let place = self.place(name);
+        if let Err(at) = place {
+            self.0.insert(at, (name.clone(), Instant::now()));
+        }
+        place.is_err()
     }
 
     pub fn has(&self, name: &FileName) -> bool {
-        self.0.contains_key(name)
+        self.place(name).is_ok()
     }
 
     /// This log is delivered as far as it goes.
     pub fn forget(&mut self, name: &FileName) {
-        self.0.remove(name);
+        if let Ok(at) = self.place(name) {
+            self.0.remove(at);
+        }
     }
 
     /// May an end in this log wait? The first time in any case, so that the others go first. Those
     /// that wait themselves have sent all their starts.
     pub fn may_wait(&self, directory: &Directory, name: &FileName) -> bool {
-        let Some(since) = self.0.get(name) else {
+        let Ok(at) = self.place(name) else {
             return true;
         };
+        let (_, since) = &self.0[at];
         let is_pending = |other: &FileName| {
             !self.has(other) && pending_bytes(directory, other).is_ok_and(|bytes| bytes > 0)
         };
         since.elapsed() < LONGEST && directory.logs().unwrap_or_default().iter().any(is_pending)
+    }
+
+    /// Where a log stands, or else where it would stand.
+    fn place(&self, name: &FileName) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(name))
     }
 }
 
@@ -76,7 +85,8 @@ mod tests {
         fs::remove_file(dir.path().join("2.checkpoint")).unwrap();
         assert!(deferrals.may_wait(&directory, &one));
         let long_ago = Instant::now().checked_sub(LONGEST).unwrap();
-        deferrals.0.insert(one.clone(), long_ago);
+        deferrals.forget(&one);
+        deferrals.0.push((one.clone(), long_ago));
         assert!(!deferrals.may_wait(&directory, &one), "for long enough");
     }
 }

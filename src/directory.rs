@@ -7,7 +7,6 @@
 //!                                      <stem>.deadletter   refused and damaged records
 //! ```
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -27,7 +26,7 @@ pub(crate) struct Directory {
     path: PathBuf,
     /// Files of other writers whose sync has failed here. The kernel has marked their pages clean:
     /// a second sync would succeed and prove nothing.
-    unsyncable: Arc<Mutex<BTreeSet<FileName>>>,
+    unsyncable: Arc<Mutex<Vec<FileName>>>,
 }
 
 impl Directory {
@@ -74,7 +73,7 @@ impl Directory {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if !unsyncable.contains(name) && sync().is_err() {
-            unsyncable.insert(name.clone());
+            unsyncable.push(name.clone());
         }
     }
 

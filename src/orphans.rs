@@ -6,7 +6,6 @@
 //! `.lock` by then, or finds its `.lock` gone and takes another name. Python's writers hold none and
 //! write their PID a moment after they have made the file, so what is young is left alone.
 
-use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,15 +26,21 @@ pub(crate) const YOUNG: Duration = Duration::from_secs(60);
 /// # Errors
 /// If the directory cannot be listed. What cannot be removed is left.
 pub(crate) fn remove(directory: &Directory, age: Duration) -> Result<()> {
-    let (mut logs, mut beside) = (BTreeSet::new(), BTreeSet::new());
+    let (mut logs, mut beside) = (Vec::new(), Vec::new());
     for (name, extension) in directory.entries()? {
         match extension {
-            Extension::Jsonl => drop(logs.insert(name)),
-            Extension::Lock | Extension::Checkpoint => drop(beside.insert(name)),
+            Extension::Jsonl => logs.push(name),
+            Extension::Lock | Extension::Checkpoint => beside.push(name),
             _ => {}
         }
     }
-    for name in beside.difference(&logs) {
+    logs.sort_unstable();
+    beside.sort_unstable();
+    beside.dedup();
+    for name in beside
+        .iter()
+        .filter(|name| logs.binary_search(name).is_err())
+    {
         remove_beside(directory, name, age);
     }
     Ok(())
