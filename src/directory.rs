@@ -7,7 +7,8 @@
 //!                                      <stem>.deadletter   refused and damaged records
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -107,18 +108,18 @@ impl Directory {
 
     /// The log files here, oldest first. A directory that is gone has none.
     pub fn logs(&self) -> Result<Vec<FileName>> {
-        self.names(|extension| extension == Extension::Jsonl)
+        self.names(&[Extension::Jsonl])
     }
 
     /// The dead-letter files here, oldest first.
     pub fn dead_letters(&self) -> Result<Vec<FileName>> {
-        self.names(|extension| extension == Extension::Deadletter)
+        self.names(&[Extension::Deadletter])
     }
 
-    fn names(&self, wanted: impl Fn(Extension) -> bool) -> Result<Vec<FileName>> {
+    fn names(&self, wanted: &[Extension]) -> Result<Vec<FileName>> {
         let mut names = Vec::new();
         for (name, extension) in self.entries()? {
-            if wanted(extension) {
+            if wanted.contains(&extension) {
                 names.push(name);
             }
         }
@@ -128,20 +129,12 @@ impl Directory {
 
     /// All files of logs here, in no order. A directory that is gone has none.
     pub fn entries(&self) -> Result<Vec<(FileName, Extension)>> {
-        let entries = match fs::read_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.doing("list", &self.path)?,
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.doing("list", &self.path)?;
-            // What is not a plain file was not written by a log: never opened, never removed.
-            if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                continue;
-            }
-            found.extend(FileName::parse(&entry.file_name()));
-        }
-        Ok(found)
+        // What is not a plain file was not written by a log: never opened, never removed.
+        let names = entries(&self.path, FileType::is_file)?;
+        Ok(names
+            .iter()
+            .filter_map(|name| FileName::parse(name))
+            .collect())
     }
 
     /// Removes a log file that is drained to its end, and what stands beside it.
@@ -178,9 +171,9 @@ pub(crate) fn places(
     only: Option<&Project>,
     unread: &mut dyn FnMut(Error),
 ) -> Vec<Place> {
-    let is_log = |extension| matches!(extension, Extension::Jsonl | Extension::Deadletter);
+    let is_log = [Extension::Jsonl, Extension::Deadletter];
     let mut places = all_places(root, only, unread);
-    places.retain(|place| match place.directory.names(is_log) {
+    places.retain(|place| match place.directory.names(&is_log) {
         Ok(names) => !names.is_empty(),
         Err(error) => {
             unread(error);
@@ -203,22 +196,24 @@ pub(crate) fn all_places(
         })
     };
     let mut places = Vec::new();
-    for (entity, entity_path) in below(root) {
+    for entity in below(root) {
         if only.is_some_and(|(wanted, _)| *wanted != entity) {
             continue;
         }
-        for (project, project_path) in below(&entity_path) {
+        let entity_path = root.join(&entity);
+        for project in below(&entity_path) {
             if only.is_some_and(|(_, wanted)| *wanted != project) {
                 continue;
             }
-            let clients = below(&project_path).into_iter().map(|(_, path)| path);
-            for path in std::iter::once(project_path).chain(clients) {
-                places.push(Place {
-                    entity: entity.clone(),
-                    project: project.clone(),
-                    directory: Directory::at(&path),
-                });
-            }
+            let project_path = entity_path.join(&project);
+            let clients = below(&project_path);
+            let mut paths = vec![project_path.clone()];
+            paths.extend(clients.iter().map(|client| project_path.join(client)));
+            places.extend(paths.iter().map(|path| Place {
+                entity: entity.clone(),
+                project: project.clone(),
+                directory: Directory::at(path),
+            }));
         }
     }
     places
@@ -234,7 +229,7 @@ pub(crate) fn files(
     let only = project.map(split_project).transpose()?;
     let mut files = Vec::new();
     for Place { directory, .. } in places(root, only.as_ref(), unread) {
-        match directory.names(|found| found == extension) {
+        match directory.names(&[extension]) {
             Ok(names) => files.extend(names.iter().map(|name| directory.file(name, extension))),
             Err(error) => unread(error),
         }
@@ -242,23 +237,32 @@ pub(crate) fn files(
     Ok(files)
 }
 
-fn subdirectories(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+fn subdirectories(path: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for name in entries(path, FileType::is_dir)? {
+        if let Ok(name) = name.into_string() {
+            // There are few: each goes to its place as it comes.
+            let at = names.partition_point(|before| *before < name);
+            names.insert(at, name);
+        }
+    }
+    Ok(names)
+}
+
+/// The names in a directory of what is of one type. A directory that is gone has none.
+fn entries(path: &Path, is_wanted: fn(&FileType) -> bool) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.doing("list", path)?,
     };
-    let mut found = Vec::new();
+    let mut names = Vec::new();
     for entry in entries {
         let entry = entry.doing("list", path)?;
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        if let Ok(name) = entry.file_name().into_string() {
-            found.push((name, entry.path()));
+        if entry.file_type().is_ok_and(|found| is_wanted(&found)) {
+            names.push(entry.file_name());
         }
     }
-    found.sort_unstable();
-    Ok(found)
+    Ok(names)
 }
 
 fn remove_file(path: &Path) -> Result<()> {
