@@ -1,6 +1,5 @@
 //! Delivering everything below a root, whoever wrote it: the rescue of what others left behind.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -44,7 +43,8 @@ pub struct Sender {
     root: PathBuf,
     only: Option<(String, String)>,
     server: Server,
-    lanes: BTreeMap<PathBuf, Lane>,
+    /// Sorted by path.
+    lanes: Vec<Lane>,
     done: Settled,
     /// When a stop was first seen.
     stopped: Option<Instant>,
@@ -117,7 +117,7 @@ impl Sender {
             root: PathBuf::from(config::DEFAULT_ROOT),
             only: None,
             server: Server::new(server, api_key, config::REQUEST_TIMEOUT)?,
-            lanes: BTreeMap::new(),
+            lanes: Vec::new(),
             done: Settled::default(),
             stopped: None,
         })
@@ -212,17 +212,26 @@ impl Sender {
         });
         for directory in found.into_iter().map(|place| place.directory) {
             match directory.logs() {
-                Ok(names) => self
-                    .lanes
-                    .entry(directory.path().to_owned())
-                    .or_insert_with(|| Lane::new(directory))
-                    .found(names),
+                Ok(names) => self.lane(directory).found(names),
                 Err(error) => {
                     unread.get_or_insert(error);
                 }
             }
         }
         unread
+    }
+
+    /// The lane of a directory, a new one if need be.
+    fn lane(&mut self, directory: Directory) -> &mut Lane {
+        let path = directory.path();
+        let place = self
+            .lanes
+            .binary_search_by(|lane| lane.directory.path().cmp(path));
+        let at = place.unwrap_or_else(|at| {
+            self.lanes.insert(at, Lane::new(directory));
+            at
+        });
+        &mut self.lanes[at]
     }
 
     /// One batch of each directory in turn, until none has more to send.
@@ -239,7 +248,7 @@ impl Sender {
         let mut busy_before = self.lanes.len();
         loop {
             let mut busy = 0;
-            for lane in self.lanes.values_mut() {
+            for lane in &mut self.lanes {
                 if is_over(until) {
                     return any;
                 }
@@ -279,7 +288,7 @@ impl Sender {
             stopped: &mut self.stopped,
             on_event,
         };
-        let mut lanes: Vec<_> = self.lanes.values_mut().collect();
+        let mut lanes: Vec<_> = self.lanes.iter_mut().collect();
         while !lanes.is_empty() && !is_over(&until) {
             lanes.retain_mut(|lane| {
                 lane.replay.hurry();
@@ -297,7 +306,7 @@ impl Sender {
     /// Sleeps, but not for longer than the run goes on, nor beyond the next attempt with calls that
     /// are held back.
     fn sleep(&self, until: &Until<'_>, time: Duration) {
-        let released = self.lanes.values().filter_map(Lane::release_at);
+        let released = self.lanes.iter().filter_map(Lane::release_at);
         let next = released.fold(Instant::now() + time, Instant::min);
         while Instant::now() < next && !is_over(until) {
             thread::sleep(TICK.min(next.saturating_duration_since(Instant::now())));
@@ -313,7 +322,7 @@ impl Sender {
     }
 
     fn unfinished(&self) -> impl Iterator<Item = (&Directory, &FileName)> {
-        let lanes = self.lanes.values();
+        let lanes = self.lanes.iter();
         lanes.flat_map(|lane| lane.unfinished().map(|name| (&lane.directory, name)))
     }
 
@@ -327,7 +336,7 @@ impl Sender {
                 }
             }
         }
-        let lanes = || self.lanes.values();
+        let lanes = || self.lanes.iter();
         Summary {
             delivered: self.done.delivered,
             pending,
