@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -26,6 +25,7 @@ use crate::log::{Limits, Log, Position};
 use crate::record::{Kind, Line};
 use crate::replay::{Replay, random};
 use crate::report::{Event, Receipt, Stats};
+use crate::threads;
 use crate::worker::Worker;
 
 /// "For ever" is as good as a century, and no clock overflows.
@@ -187,9 +187,7 @@ impl Client {
             leftovers_from: Some(Instant::now() + uniform(config.start_jitter, random())),
             passed_over: 0,
         };
-        thread::Builder::new()
-            .name("weave-wal".to_owned())
-            .spawn(move || worker.guarded())
+        threads::start("weave-wal", Box::new(move || worker.guarded()))
             .map_err(|error| Error::Stopped(format!("it could not be started: {error}")))?;
         Ok(Client {
             inner: Arc::new(Inner {
@@ -431,10 +429,11 @@ impl Inner {
         // Nothing is sent: the other end goes when the log is closed.
         let (open, closed) = mpsc::channel::<Receipt>();
         let log = Arc::clone(&self.log);
-        let closing = thread::Builder::new().spawn(move || {
+        let close = move || {
             let _ = log.close();
             drop(open);
-        });
+        };
+        let closing = threads::start("weave-wal-close", Box::new(close));
         match closing {
             Ok(_) => drop(closed.recv_timeout(deadline.min(LONGEST))),
             // Without a thread there is nobody else to wait.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::OnEvent;
 use crate::report::Event;
+use crate::threads;
 
 /// How many events wait for the handler; those beyond are counted, not kept.
 const WAITING: usize = 1_000;
@@ -69,8 +70,7 @@ impl Events {
         }
         drop(queue);
         let events = Arc::clone(self);
-        let teller = thread::Builder::new().name("weave-wal-event".to_owned());
-        if teller.spawn(move || events.run()).is_err() {
+        if threads::start("weave-wal-event", Box::new(move || events.run())).is_err() {
             // The next event tries to start one again.
             self.lock().running = false;
         }

@@ -188,6 +188,7 @@ mod segment;
 mod sender;
 mod sys;
 mod table;
+mod threads;
 mod v2;
 mod whole;
 mod window;

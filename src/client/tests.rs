@@ -1,3 +1,5 @@
+use std::thread;
+
 use serde_json::json;
 
 use super::*;

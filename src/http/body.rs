@@ -3,8 +3,9 @@
 use std::io::{ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Instant;
+
+use crate::threads;
 
 /// No more than this of an answer is read.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
@@ -41,7 +42,7 @@ pub(super) fn read_body(
     // TLS record could hold us for ever. So someone else waits for them.
     if !https {
         read();
-    } else if thread::Builder::new().spawn(read).is_err() {
+    } else if threads::start("weave-wal-body", Box::new(read)).is_err() {
         return Vec::new();
     }
     let left = deadline.saturating_duration_since(Instant::now());

@@ -7,8 +7,9 @@
 
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Instant;
+
+use crate::threads;
 
 /// The name of one server.
 pub(super) struct Lookup {
@@ -55,8 +56,7 @@ impl Lookup {
                 *lookup.lock() = State::default();
                 lookup.ended.notify_all();
             };
-            let builder = thread::Builder::new().name("weave-wal-name".to_owned());
-            state.is_running = builder.spawn(run).is_ok();
+            state.is_running = threads::start("weave-wal-name", Box::new(run)).is_ok();
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self
