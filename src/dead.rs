@@ -6,11 +6,10 @@
 //! its files of that name, records as they were, counts as well.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::config;
-use crate::deadletter::DeadLetterFile;
+use crate::deadletter::{self, DeadLetterFile};
 use crate::directory::{self, Directory};
 use crate::error::{Error, IoContext, Result};
 use crate::lock::open_plain;
@@ -59,18 +58,7 @@ pub fn read(path: &Path, see: &mut dyn FnMut(&[u8], &DeadLetter) -> Result<bool>
     let Some(file) = opened.doing("open the dead-letter file", path)? else {
         return Ok(());
     };
-    let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        reader
-            .read_until(b'\n', &mut line)
-            .doing("read the dead-letter file", path)?;
-        let content = line.trim_ascii();
-        if line.is_empty() || !content.is_empty() && !see(content, &DeadLetter::parse(content))? {
-            return Ok(());
-        }
-    }
+    deadletter::read(&file, path, &mut |line| see(line, &DeadLetter::parse(line)))
 }
 
 /// Puts the records of a dead-letter file back into a new log beside it and takes them out of the
@@ -85,7 +73,7 @@ pub fn retry(path: &Path) -> Result<Retried> {
     let (directory, mut file) = hold(path)?;
     let mut back = PutBack::new(&directory);
     let mut done = Retried::default();
-    let put_back = file.for_each(|letter| {
+    let put_back = file.for_each(&mut |letter| {
         match record_line(letter) {
             Some(line) => {
                 back.push(&line)?;
@@ -100,7 +88,7 @@ pub fn retry(path: &Path) -> Result<Retried> {
         return Err(error);
     }
     if done.retried > 0 || done.kept == 0 {
-        file.keep(|letter| record_line(letter).is_none())?;
+        file.keep(&|letter| record_line(letter).is_none())?;
     }
     Ok(done)
 }
@@ -112,11 +100,11 @@ pub fn retry(path: &Path) -> Result<Retried> {
 pub fn discard(path: &Path) -> Result<u64> {
     let (_, mut file) = hold(path)?;
     let mut letters = 0;
-    file.for_each(|_| {
+    file.for_each(&mut |_| {
         letters += 1;
         Ok(())
     })?;
-    file.keep(|_| false)?;
+    file.keep(&|_| false)?;
     Ok(letters)
 }
 

@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +18,8 @@ use crate::json::{fields, number, quoted, text};
 use crate::lock::{open_plain, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
+
+const READING: &str = "read the dead-letter file";
 
 /// One dead letter, as it stands in a `.deadletter` file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -178,28 +180,14 @@ impl DeadLetterFile {
     }
 
     /// Hands every line to `see`.
-    pub fn for_each(&self, mut see: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn for_each(&self, see: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let rewind = || (&self.file).seek(SeekFrom::Start(0));
-        rewind().doing("read the dead-letter file", &self.path)?;
-        let mut reader = BufReader::new(&self.file);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            reader
-                .read_until(b'\n', &mut line)
-                .doing("read the dead-letter file", &self.path)?;
-            if line.is_empty() {
-                return Ok(());
-            }
-            let content = line.trim_ascii();
-            if !content.is_empty() {
-                see(content)?;
-            }
-        }
+        rewind().doing(READING, &self.path)?;
+        read(&self.file, &self.path, &mut |line| see(line).map(|()| true))
     }
 
     /// Keeps only the lines that `keep` says; if that is none, removes the file.
-    pub fn keep(&mut self, keep: impl Fn(&[u8]) -> bool) -> Result<()> {
+    pub fn keep(&mut self, keep: &dyn Fn(&[u8]) -> bool) -> Result<()> {
         let temporary = self.path.with_extension("deadletter.tmp");
         let create = || {
             // A leftover of a crash may be anything by now; never write through a link.
@@ -208,19 +196,18 @@ impl DeadLetterFile {
             options.write(true).create_new(true).mode(0o600);
             options.open(&temporary)
         };
-        let mut file = BufWriter::new(create().doing("create", &temporary)?);
+        let mut file = create().doing("create", &temporary)?;
         let mut any = false;
         let mut copy = |line: &[u8]| {
             if !keep(line) {
                 return Ok(());
             }
             any = true;
-            let mut write = || file.write_all(line).and_then(|()| file.write_all(b"\n"));
-            write().doing("write", &temporary)
+            file.write_all(&[line, b"\n"].concat())
+                .doing("write", &temporary)
         };
         let copied = self.for_each(&mut copy);
-        let mut finish = || file.flush().and_then(|()| file.get_ref().sync_data());
-        if let Err(error) = copied.and_then(|()| finish().doing("write", &temporary)) {
+        if let Err(error) = copied.and_then(|()| file.sync_data().doing("write", &temporary)) {
             let _ = fs::remove_file(&temporary);
             return Err(error);
         }
@@ -234,15 +221,33 @@ impl DeadLetterFile {
     }
 }
 
+/// Hands every line of a file to `see`, until that says that it is enough.
+pub(crate) fn read(
+    file: &File,
+    path: &Path,
+    see: &mut dyn FnMut(&[u8]) -> Result<bool>,
+) -> Result<()> {
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        reader.read_until(b'\n', &mut line).doing(READING, path)?;
+        let content = line.trim_ascii();
+        if line.is_empty() || !content.is_empty() && !see(content)? {
+            return Ok(());
+        }
+    }
+}
+
 /// How many dead letters a file holds. One that is gone holds none.
 pub(crate) fn count(path: &Path) -> Result<u64> {
-    const DOING: &str = "read the dead-letter file";
-    let Some(file) = open_plain(path, OpenOptions::new().read(true)).doing(DOING, path)? else {
-        return Ok(0);
-    };
     let mut letters = 0;
-    for line in BufReader::new(file).split(b'\n') {
-        letters += u64::from(!line.doing(DOING, path)?.trim_ascii().is_empty());
+    if let Some(file) = open_plain(path, OpenOptions::new().read(true)).doing(READING, path)? {
+        let mut count = |_: &[u8]| {
+            letters += 1;
+            Ok(true)
+        };
+        read(&file, path, &mut count)?;
     }
     Ok(letters)
 }

@@ -254,7 +254,7 @@ pub fn append_dead_letter(directory: &Path, file: &str, line: &[u8]) -> Result<V
     let mut letters = DeadLetterFile::open(&Directory::at(directory), &name)?;
     letters.append(line)?;
     let mut seen = Vec::new();
-    letters.for_each(|line| {
+    letters.for_each(&mut |line| {
         seen.push(line.to_vec());
         Ok(())
     })?;

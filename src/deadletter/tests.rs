@@ -70,7 +70,7 @@ fn a_torn_last_line_does_not_swallow_the_next() {
     let mut file = DeadLetterFile::open(&directory, &name).unwrap();
     file.append(&line).unwrap();
     let mut seen = Vec::new();
-    file.for_each(|line| {
+    file.for_each(&mut |line| {
         seen.push(DeadLetter::parse(line));
         Ok(())
     })
