@@ -1,7 +1,6 @@
 //! One directory of logs among those that a sender delivers: which file is next, which is waited
 //! for.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::batch::{BatchLimits, End, Verdict};
@@ -28,7 +27,7 @@ pub(crate) struct Lane {
     /// Open files with calls that are held back or wait for another file, and those of them to be
     /// looked at again.
     held: Vec<Drain>,
-    to_release: VecDeque<Drain>,
+    to_release: Vec<Drain>,
     /// Held by another process, or not to be had: looked at again.
     skipped: Vec<FileName>,
     pub error: Option<String>,
@@ -56,7 +55,7 @@ impl Lane {
             end: None,
             todo: Vec::new(),
             held: Vec::new(),
-            to_release: VecDeque::new(),
+            to_release: Vec::new(),
             skipped: Vec::new(),
             error: None,
             deferred: Deferrals::default(),
@@ -64,24 +63,27 @@ impl Lane {
     }
 
     /// The files that this run has not delivered.
-    pub fn unfinished(&self) -> impl Iterator<Item = &FileName> {
-        let closed = self.skipped.iter().chain(&self.todo);
-        self.open().chain(closed)
+    pub fn unfinished(&self) -> Vec<&FileName> {
+        let mut names = self.open();
+        names.extend(&self.skipped);
+        names.extend(&self.todo);
+        names
     }
 
     /// The files that are open.
-    fn open(&self) -> impl Iterator<Item = &FileName> {
+    fn open(&self) -> Vec<&FileName> {
         let open = self.drain.iter().chain(&self.held).chain(&self.to_release);
-        open.filter_map(Drain::name)
+        open.filter_map(Drain::name).collect()
     }
 
     /// These are the files that there are now.
     pub fn found(&mut self, mut names: Vec<FileName>) {
         // An open file is not one more to do; it would be counted twice.
-        names.retain(|name| !self.open().any(|open| open == name));
+        let open = self.open();
+        names.retain(|name| !open.contains(&name));
         self.todo = names;
         self.skipped.clear();
-        self.to_release.extend(self.held.drain(..));
+        self.to_release.append(&mut self.held);
         // What has been written to it meanwhile is there to be delivered as well.
         if let Some(Ok(end)) = self.drain.as_mut().map(Drain::foreign_end) {
             self.end = Some(end);
@@ -163,9 +165,10 @@ impl Lane {
         loop {
             let is_wanted = |drain: &Drain| self.is_deferred(drain) == deferred;
             let at = self.to_release.iter().position(is_wanted);
-            let Some(mut drain) = at.and_then(|at| self.to_release.remove(at)) else {
+            let Some(at) = at else {
                 return false;
             };
+            let mut drain = self.to_release.remove(at);
             let may_wait = |name: &FileName| self.deferred.may_wait(&self.directory, name);
             drain.may_defer = drain.name().is_some_and(may_wait);
             match drain.foreign_end() {
@@ -243,7 +246,7 @@ impl Lane {
         let keep = batch.is_some_and(|batch| batch.count(delivered) > 0)
             && self.held.len() + self.to_release.len() < MOST_OPEN;
         match (keep, is_first) {
-            (true, true) => self.to_release.push_back(drain),
+            (true, true) => self.to_release.push(drain),
             (true, false) => self.held.push(drain),
             (false, true) => self.todo.push(name),
             (false, false) => self.skipped.push(name),

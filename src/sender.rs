@@ -19,7 +19,7 @@ use crate::holdoff::HoldOff;
 use crate::http::{Answer, Request, Server};
 use crate::inspect;
 use crate::lane::{Lane, Outcome};
-use crate::name::{FileName, split_project};
+use crate::name::split_project;
 use crate::orphans;
 use crate::post::Post;
 use crate::replay::{Host, random};
@@ -316,23 +316,24 @@ impl Sender {
     /// Bytes in files that this run has not delivered to their end. What cannot be told is not
     /// waited for.
     fn pending_bytes(&self) -> u64 {
-        self.unfinished()
-            .filter_map(|(directory, name)| inspect::pending_bytes(directory, name).ok())
-            .sum()
-    }
-
-    fn unfinished(&self) -> impl Iterator<Item = (&Directory, &FileName)> {
-        let lanes = self.lanes.iter();
-        lanes.flat_map(|lane| lane.unfinished().map(|name| (&lane.directory, name)))
+        let mut pending = 0;
+        for lane in &self.lanes {
+            for name in lane.unfinished() {
+                pending += inspect::pending_bytes(&lane.directory, name).unwrap_or(0);
+            }
+        }
+        pending
     }
 
     fn summary(&self, mut unread: Option<Error>) -> Summary {
         let mut pending = 0;
-        for (directory, name) in self.unfinished() {
-            match inspect::pending_records(directory, name) {
-                Ok(records) => pending += records,
-                Err(error) => {
-                    unread.get_or_insert(error);
+        for lane in &self.lanes {
+            for name in lane.unfinished() {
+                match inspect::pending_records(&lane.directory, name) {
+                    Ok(records) => pending += records,
+                    Err(error) => {
+                        unread.get_or_insert(error);
+                    }
                 }
             }
         }

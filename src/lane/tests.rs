@@ -63,7 +63,7 @@ impl Logs {
 
     fn unfinished(&self) -> Vec<usize> {
         let named = |name: &FileName| (0..9).find(|n| Logs::name(*n) == *name).unwrap();
-        self.lane.unfinished().map(named).collect()
+        self.lane.unfinished().into_iter().map(named).collect()
     }
 }
 
