@@ -1,6 +1,5 @@
 //! Since when the oldest record waits, without a time for each record.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 /// How many marks are kept. With more, every other one goes: the answer gets coarser, not longer.
@@ -9,7 +8,7 @@ const MARKS: usize = 128;
 /// Some positions in the log, and when each was the end of it.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Marks {
-    marks: VecDeque<(u64, Instant)>,
+    marks: Vec<(u64, Instant)>,
     /// Everything before it was there at a time that is no longer known.
     last: u64,
 }
@@ -17,21 +16,17 @@ pub(crate) struct Marks {
 impl Marks {
     /// Notes how far the log reaches now, and how far it is delivered.
     pub fn note(&mut self, accepted: u64, delivered: u64, now: Instant) {
-        while self.marks.front().is_some_and(|(end, _)| *end <= delivered) {
-            self.marks.pop_front();
-        }
+        self.marks.retain(|(end, _)| *end > delivered);
         if accepted <= self.last {
             return;
         }
         self.last = accepted;
-        self.marks.push_back((accepted, now));
+        self.marks.push((accepted, now));
         if self.marks.len() > MARKS {
             // The older of two stands for both: what came with the younger seems older, not newer.
-            let pairs: Vec<_> = self.marks.drain(..).collect();
-            let merged = pairs
-                .chunks(2)
-                .map(|pair| (pair[pair.len() - 1].0, pair[0].1));
-            self.marks.extend(merged);
+            let pairs = self.marks.chunks(2);
+            let merged = pairs.map(|pair| (pair[pair.len() - 1].0, pair[0].1));
+            self.marks = merged.collect();
         }
     }
 
