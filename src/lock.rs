@@ -5,8 +5,8 @@
 //! deliver a file that is still being written.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::directory::Directory;
@@ -90,9 +90,10 @@ pub(crate) enum Writer {
 }
 
 /// The PID in a `.lock`. What cannot be read as one is a writer that died before it wrote it: 0.
-pub(crate) fn pid(mut lock: &File) -> i32 {
-    let mut pid = String::new();
-    let _ = (&mut lock).take(32).read_to_string(&mut pid);
+pub(crate) fn pid(lock: &File) -> i32 {
+    let mut pid = [0; 32];
+    let len = lock.read_at(&mut pid, 0).unwrap_or(0);
+    let pid = std::str::from_utf8(&pid[..len]).unwrap_or_default();
     pid.trim().parse().unwrap_or(0)
 }
 
@@ -159,8 +160,10 @@ fn is_alive(pid: i32, file: &File) -> bool {
 
 /// Has the process ended, and only its parent not taken notice yet?
 fn is_zombie(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let mut stat = [0; 512];
+    let file = File::open(format!("/proc/{pid}/stat"));
+    let len = file.and_then(|file| file.read_at(&mut stat, 0));
     // Behind the program's name, which may contain anything.
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, state)| state.starts_with('Z'))
+    let mut parts = stat[..len.unwrap_or(0)].rsplit(|&byte| byte == b')');
+    parts.next().is_some_and(|state| state.starts_with(b" Z"))
 }
