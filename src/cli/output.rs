@@ -81,7 +81,7 @@ pub(super) fn size(bytes: u64) -> String {
     let mut shown = String::new();
     for unit in units {
         // To the nearest; what would be rounded to 1024.0 is one of the next.
-        let rounded = (tenths + 512) >> 10;
+        let rounded = ((tenths + 512) >> 10) as u64;
         shown = format!("{}.{} {unit}", rounded / 10, rounded % 10);
         if rounded < 10240 {
             break;

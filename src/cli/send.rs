@@ -175,8 +175,8 @@ impl Progress {
             return;
         }
         self.drawn = Some(Instant::now());
-        let milliseconds = self.since.elapsed().as_millis().max(1);
-        let rate = u128::from(self.delivered) * 1000 / milliseconds;
+        let milliseconds = (self.since.elapsed().as_millis() as u64).max(1);
+        let rate = self.delivered.saturating_mul(1000) / milliseconds;
         // While it is watched, more comes than there was at the beginning.
         let total = self.total.max(self.delivered);
         let percent = 100 * self.delivered / total.max(1);
