@@ -343,22 +343,16 @@ impl Config {
             }
         }
         for (name, wait, least) in [
-            (
-                "sync_interval",
-                self.sync_interval,
-                Duration::from_millis(1),
-            ),
-            ("queue_wait", self.queue_wait, Duration::ZERO),
-            ("start_jitter", self.start_jitter, Duration::ZERO),
-            (
-                "request_timeout",
-                self.request_timeout,
-                Duration::from_secs(1),
-            ),
+            ("sync_interval", self.sync_interval, 1),
+            ("queue_wait", self.queue_wait, 0),
+            ("start_jitter", self.start_jitter, 0),
+            ("request_timeout", self.request_timeout, 1000),
         ] {
-            if wait < least || wait > LONGEST_WAIT {
+            if wait < Duration::from_millis(least) || wait > LONGEST_WAIT {
                 return refuse(&format!(
-                    "{name} is {wait:?}; it has to be from {least:?} to {LONGEST_WAIT:?} (365 days)"
+                    "{name} is {}.{:03} s; it has to be from {least} ms to 365 days",
+                    wait.as_secs(),
+                    wait.subsec_millis()
                 ));
             }
         }
