@@ -1,35 +1,43 @@
 //! What the tool prints: data on standard output, everything else on standard error.
 
 use std::fmt;
-use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Trouble;
 
+/// What is printed in one piece.
+const PIECE: usize = 64 << 10;
+
 /// Standard output. Errors are kept for the end, so that what prints need not care: a reader that
 /// has seen enough (`weave-wal cat | head`) is none, a full disk is.
-pub(super) struct Output<W: Write = StdoutLock<'static>> {
-    out: BufWriter<W>,
-    failure: Option<io::Error>,
+pub(super) struct Output<W: Write = File> {
+    out: io::Result<W>,
+    buffer: Vec<u8>,
 }
 
 impl Output {
+    /// Past the buffer that std keeps, which would print line by line.
     pub(super) fn stdout() -> Output {
-        Output::to(io::stdout().lock())
+        let out = io::stdout().as_fd().try_clone_to_owned();
+        Output::to(out.map(File::from))
     }
 }
 
 impl<W: Write> Output<W> {
-    fn to(out: W) -> Output<W> {
+    fn to(out: io::Result<W>) -> Output<W> {
         Output {
-            out: BufWriter::with_capacity(64 << 10, out),
-            failure: None,
+            out,
+            buffer: Vec::new(),
         }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) {
-        if self.failure.is_none() {
-            self.failure = self.out.write_all(bytes).err();
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE {
+            self.flush();
         }
     }
 
@@ -38,25 +46,35 @@ impl<W: Write> Output<W> {
     }
 
     pub(super) fn flush(&mut self) {
-        if self.failure.is_none() {
-            self.failure = self.out.flush().err();
+        if let Ok(out) = &mut self.out {
+            if let Err(error) = out.write_all(&self.buffer) {
+                self.out = Err(error);
+            }
         }
+        self.buffer.clear();
     }
 
     /// Does anybody still read what is printed?
     pub(super) fn is_open(&self) -> bool {
-        self.failure.is_none()
+        self.out.is_ok()
     }
 
     /// Prints what is left in the buffer.
     pub(super) fn finish(mut self) -> Result<(), Trouble> {
         self.flush();
-        match self.failure {
-            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(Trouble::Failed(format!(
+        match &self.out {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Trouble::Failed(format!(
                 "cannot write to standard output: {error}"
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+impl<W: Write> Drop for Output<W> {
+    /// A command that has failed half-way has printed the half.
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
@@ -139,7 +157,7 @@ mod tests {
             (ErrorKind::BrokenPipe, false),
             (ErrorKind::StorageFull, true),
         ] {
-            let mut out = Output::to(Broken(kind));
+            let mut out = Output::to(Ok(Broken(kind)));
             out.line("one");
             assert!(out.is_open());
             out.flush();
