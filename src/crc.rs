@@ -1,27 +1,35 @@
 //! CRC-32 (IEEE 802.3, as in zlib and gzip): by carry-less multiplication where the processor has
-//! that, else sixteen bytes at a time by tables.
+//! that, else several bytes at a time by tables.
 //!
 //! The multiplication replaces a block by a remainder that any bytes behind it see in the same way,
 //! 64 bytes at a time, and in the end that remainder by the checksum. V. Gopal et al. (Intel), "Fast
 //! CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", 2009, describe it.
 //!
-//! The technique of the tables is "slicing": one table for each byte of a block, so that the look-ups of one
-//! block do not wait for each other. M. E. Kounavis and F. L. Berry (Intel), "Novel Table
-//! Lookup-Based Algorithms for High-Performance CRC Generation", IEEE Transactions on Computers
-//! 57(11), 2008, describe it for eight bytes; with sixteen it is the same with twice the tables.
+//! The technique of the tables is "slicing": one table for each byte of a slice, so that the
+//! look-ups of one slice do not wait for each other. M. E. Kounavis and F. L. Berry (Intel), "Novel
+//! Table Lookup-Based Algorithms for High-Performance CRC Generation", IEEE Transactions on
+//! Computers 57(11), 2008, describe it for eight bytes; with sixteen it is the same with twice the
+//! tables.
 
 use crate::sys;
 
 /// The polynomial, lowest bit first.
 const POLYNOMIAL: u32 = 0xEDB8_8320;
 
+/// What one multiplication takes.
+#[cfg(target_arch = "x86_64")]
 const BLOCK: usize = 16;
 
-/// `TABLES[n][b]`: what the byte `b` does to the register when `n` more bytes follow it.
-static TABLES: [[u32; 256]; BLOCK] = tables();
+/// How many bytes the tables take at a time; each has a table of 1 KiB. Where the processor
+/// multiplies, they are for less than a block only: larger ones would be for processors of before
+/// 2010.
+const SLICE: usize = if cfg!(target_arch = "x86_64") { 4 } else { 16 };
 
-const fn tables() -> [[u32; 256]; BLOCK] {
-    let mut tables = [[0; 256]; BLOCK];
+/// `TABLES[n][b]`: what the byte `b` does to the register when `n` more bytes follow it.
+static TABLES: [[u32; 256]; SLICE] = tables();
+
+const fn tables() -> [[u32; 256]; SLICE] {
+    let mut tables = [[0; 256]; SLICE];
     let mut byte = 0;
     while byte < 256 {
         let mut register = byte as u32;
@@ -34,7 +42,7 @@ const fn tables() -> [[u32; 256]; BLOCK] {
         byte += 1;
     }
     let mut following = 1;
-    while following < BLOCK {
+    while following < SLICE {
         let mut byte = 0;
         while byte < 256 {
             let before = tables[following - 1][byte];
@@ -105,16 +113,16 @@ pub(crate) const fn by_tables(crc: u32, bytes: &[u8]) -> u32 {
 
 /// What `bytes` make of the register.
 const fn register(mut register: u32, mut bytes: &[u8]) -> u32 {
-    while let Some((block, rest)) = bytes.split_first_chunk::<BLOCK>() {
+    while let Some((slice, rest)) = bytes.split_first_chunk::<SLICE>() {
         let register_bytes = register.to_le_bytes();
         register = 0;
         let mut at = 0;
-        while at < BLOCK {
-            let mut byte = block[at];
+        while at < SLICE {
+            let mut byte = slice[at];
             if at < register_bytes.len() {
                 byte ^= register_bytes[at];
             }
-            register ^= TABLES[BLOCK - 1 - at][byte as usize];
+            register ^= TABLES[SLICE - 1 - at][byte as usize];
             at += 1;
         }
         bytes = rest;
