@@ -222,17 +222,11 @@ impl Host for Desk {
         let Some(server) = self.server.clone() else {
             return cannot_send("there is no server to send to".to_owned());
         };
-        let outbox = self.outbox.clone();
-        let send = move |request| server.send(request);
-        let tell = move |answer| {
-            // The receiver outlives every request it waits for.
-            let _ = outbox.send(Message::Answer(answer));
+        let start = || {
+            let send = move |request| server.send(request);
+            Post::start(Box::new(send), self.outbox.clone())
         };
-        let post = match self
-            .post
-            .take()
-            .map_or_else(|| Post::start(send, tell), Ok)
-        {
+        let post = match self.post.take().map_or_else(start, Ok) {
             Ok(post) => post,
             Err(error) => {
                 return cannot_send(format!("cannot start a thread for the request: {error}"));

@@ -3,9 +3,10 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
-use std::thread;
 
+use crate::desk::Message;
 use crate::http::{Answer, Request};
+use crate::threads;
 
 /// Sends requests, one at a time, on a thread that ends with this.
 ///
@@ -15,21 +16,21 @@ pub(crate) struct Post {
 }
 
 impl Post {
-    /// `send` is given each request and `tell` its answer, both on that thread. There is an answer
+    /// `send` is given each request, on that thread, and `outbox` its answer. There is an answer
     /// to each, even if sending panics: who waits for it has no other way to learn that.
     pub fn start(
-        send: impl Fn(Request) -> Answer + Send + 'static,
-        tell: impl Fn(Answer) + Send + 'static,
+        send: Box<dyn Fn(Request) -> Answer + Send>,
+        outbox: mpsc::Sender<Message>,
     ) -> io::Result<Post> {
         let (requests, inbox) = mpsc::channel();
-        thread::Builder::new()
-            .name("weave-wal-post".to_owned())
-            .spawn(move || {
-                while let Ok(request) = inbox.recv() {
-                    let sent = catch_unwind(AssertUnwindSafe(|| send(request)));
-                    tell(sent.unwrap_or_else(|_| panicked()));
-                }
-            })?;
+        let run = move || {
+            while let Ok(request) = inbox.recv() {
+                let sent = catch_unwind(AssertUnwindSafe(|| send(request)));
+                // Nobody listens any more if who asked has gone.
+                let _ = outbox.send(Message::Answer(sent.unwrap_or_else(|_| panicked())));
+            }
+        };
+        threads::start("weave-wal-post", Box::new(run))?;
         Ok(Post { requests })
     }
 
@@ -55,17 +56,31 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_answer_and_the_next_request_is_sent() {
-        let (outbox, answers) = mpsc::channel();
         let send = |request: Request| match request.path.as_str() {
             "/panic" => panic!("as the test asked"),
             _ => Answer::Delivered { body: Vec::new() },
         };
-        let post = Post::start(send, move |answer| outbox.send(answer).unwrap()).unwrap();
-        assert!(post.send(json("/panic", Vec::new())));
-        let unanswered = |answer| matches!(answer, Answer::Retry { unanswered, .. } if unanswered);
-        assert!(unanswered(answers.recv().unwrap()));
-        assert!(post.send(json("/", Vec::new())));
-        let answer = answers.recv().unwrap();
+        let (outbox, inbox) = mpsc::channel();
+        let post = Post::start(Box::new(send), outbox).unwrap();
+        let ask = |path| {
+            assert!(post.send(json(path, Vec::new())));
+            match inbox.recv() {
+                Ok(Message::Answer(answer)) => answer,
+                _ => panic!("no answer"),
+            }
+        };
+        let answer = ask("/panic");
+        assert!(
+            matches!(
+                answer,
+                Answer::Retry {
+                    unanswered: true,
+                    ..
+                }
+            ),
+            "{answer:?}"
+        );
+        let answer = ask("/");
         assert!(matches!(answer, Answer::Delivered { .. }), "{answer:?}");
     }
 }

@@ -409,14 +409,10 @@ impl Host for Desk<'_> {
 }
 
 fn post(server: &Server) -> io::Result<(Post, mpsc::Receiver<Message>)> {
-    let (reply, answers) = mpsc::channel();
+    let (outbox, answers) = mpsc::channel();
     let server = server.clone();
-    let send = move |request| server.send(request);
-    let tell = move |answer| {
-        // Nobody listens any more if the run has ended meanwhile.
-        let _ = reply.send(Message::Answer(answer));
-    };
-    Ok((Post::start(send, tell)?, answers))
+    let post = Post::start(Box::new(move |request| server.send(request)), outbox)?;
+    Ok((post, answers))
 }
 
 fn not_sent(why: String) -> Answer {
