@@ -16,7 +16,7 @@ use crate::post::Post;
 use crate::replay::Host;
 use crate::report::{Event, Receipt};
 
-/// What the thread is told.
+/// What the thread is told, and what the one is told that sends for it.
 pub(crate) enum Message {
     /// Something was appended while it slept.
     Wake,
@@ -35,6 +35,8 @@ pub(crate) enum Message {
     Close,
     /// A request was answered.
     Answer(Answer),
+    /// To the thread that sends: one more.
+    Request(Request),
     /// For a test of what happens then.
     #[cfg(test)]
     Panic,
@@ -143,6 +145,8 @@ impl Desk {
             }
             Message::Close => self.closing = true,
             Message::Answer(answer) => self.answer = Some(answer),
+            // That is not for this thread.
+            Message::Request(_) => {}
             #[cfg(test)]
             Message::Panic => panic!("as the test asked"),
         }

@@ -238,14 +238,9 @@ pub(crate) fn files(
 }
 
 fn subdirectories(path: &Path) -> Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for name in entries(path, FileType::is_dir)? {
-        if let Ok(name) = name.into_string() {
-            // There are few: each goes to its place as it comes.
-            let at = names.partition_point(|before| *before < name);
-            names.insert(at, name);
-        }
-    }
+    let names = entries(path, FileType::is_dir)?.into_iter();
+    let mut names: Vec<String> = names.flat_map(OsString::into_string).collect();
+    names.sort_unstable();
     Ok(names)
 }
 

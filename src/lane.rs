@@ -23,6 +23,7 @@ pub(crate) struct Lane {
     drain: Option<Drain>,
     /// How far the open file is delivered in this run.
     end: Option<End>,
+    /// The next one last.
     todo: Vec<FileName>,
     /// Open files with calls that are held back or wait for another file, and those of them to be
     /// looked at again.
@@ -81,6 +82,7 @@ impl Lane {
         // An open file is not one more to do; it would be counted twice.
         let open = self.open();
         names.retain(|name| !open.contains(&name));
+        names.reverse();
         self.todo = names;
         self.skipped.clear();
         self.to_release.append(&mut self.held);
@@ -186,8 +188,7 @@ impl Lane {
     }
 
     fn open_todo(&mut self) -> bool {
-        while !self.todo.is_empty() {
-            let name = self.todo.remove(0);
+        while let Some(name) = self.todo.pop() {
             let opened = Drain::open(&self.directory, &name, false).and_then(|drain| match drain {
                 Some(mut drain) => drain.foreign_end().map(|end| Some((drain, end))),
                 None => Ok(None),
@@ -248,7 +249,7 @@ impl Lane {
         match (keep, is_first) {
             (true, true) => self.to_release.push(drain),
             (true, false) => self.held.push(drain),
-            (false, true) => self.todo.push(name),
+            (false, true) => self.todo.insert(0, name),
             (false, false) => self.skipped.push(name),
         }
     }

@@ -12,7 +12,7 @@ use crate::threads;
 ///
 /// One thread for many requests takes its memory for their bytes once, a new one each time anew.
 pub(crate) struct Post {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Message>,
 }
 
 impl Post {
@@ -24,7 +24,7 @@ impl Post {
     ) -> io::Result<Post> {
         let (requests, inbox) = mpsc::channel();
         let run = move || {
-            while let Ok(request) = inbox.recv() {
+            while let Ok(Message::Request(request)) = inbox.recv() {
                 let sent = catch_unwind(AssertUnwindSafe(|| send(request)));
                 // Nobody listens any more if who asked has gone.
                 let _ = outbox.send(Message::Answer(sent.unwrap_or_else(|_| panicked())));
@@ -36,7 +36,7 @@ impl Post {
 
     /// `false`: the thread has ended before its time.
     pub fn send(&self, request: Request) -> bool {
-        self.requests.send(request).is_ok()
+        self.requests.send(Message::Request(request)).is_ok()
     }
 }
 

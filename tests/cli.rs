@@ -331,9 +331,13 @@ fn a_root_that_nobody_has_made_holds_nothing_and_is_no_mistake() {
 
 /// The tool as a user whom nobody has let in; `None` if that cannot be had.
 fn as_nobody(tool: &Tool, args: &[&str]) -> Option<Command> {
-    // Where it was built is not everybody's to enter.
-    let copy = tool.home.path().join("weave-wal");
-    fs::copy(env!("CARGO_BIN_EXE_weave-wal"), &copy).unwrap();
+    // Where it was built is not everybody's to enter. Copied by a process of its own: what this one
+    // has open for writing, another test's child may hold for a moment, and then it cannot be run.
+    let copied = feed(
+        tool.wrapped("cp", &[env!("CARGO_BIN_EXE_weave-wal"), "weave-wal"]),
+        b"",
+    );
+    assert_eq!(copied.status, 0, "{copied:?}");
     set_mode(tool.home.path(), 0o755);
     let script = "exec setpriv --reuid 65534 --regid 65534 --clear-groups ./weave-wal \"$@\"";
     let probe = tool.wrapped("sh", &["-c", script, "sh", "--version"]);
