@@ -31,11 +31,31 @@ impl Rounds {
         drop(self.changed.wait_while(ended, is_running));
     }
 
-    /// The round has ended, and so many wait for that or are about to. Rounds end in their order.
+    /// The round has ended, and so many wait for that or are about to. The next one may have ended
+    /// already: who leads a round says so here only after the next may begin.
     pub fn end(&self, round: Round, followers: u32) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = round;
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended = round.max(*ended);
+        drop(ended);
         if followers > 0 {
             self.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_that_has_ended_has_ended_although_the_one_before_is_told_of_later() {
+        let rounds = Rounds::default();
+        let first = Round::default().next();
+        rounds.end(first.next(), 1);
+        rounds.end(first, 1);
+        // Either would wait for ever.
+        rounds.wait(first);
+        rounds.wait(first.next());
+        assert_eq!(*rounds.ended.lock().unwrap(), first.next());
     }
 }
