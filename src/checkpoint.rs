@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::error::{IoContext, Result};
+use crate::lock::open_plain;
 
 /// Longer than any decimal `u64` with white space around it; what is longer is no checkpoint.
 const LONGEST: u64 = 64;
@@ -22,20 +23,24 @@ pub(crate) fn parse(content: &[u8]) -> u64 {
 
 /// Reads a checkpoint file; missing, unreadable, a FIFO, a link: 0.
 pub(crate) fn read(path: &Path) -> u64 {
-    let open = || -> io::Result<Vec<u8>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)?;
+    try_read(path).unwrap_or(0)
+}
+
+/// The same for who sends what stands behind it: one that is there and cannot be read, because
+/// it is somebody else's or there is no descriptor left, does not mean that nothing is delivered.
+/// A disk that cannot read it any more is as good as damage: 0.
+pub(crate) fn try_read(path: &Path) -> Result<u64> {
+    let open = || -> io::Result<u64> {
         let mut content = Vec::new();
-        if file.metadata()?.is_file() {
+        if let Some(file) = open_plain(path, OpenOptions::new().read(true))? {
             file.take(LONGEST + 1).read_to_end(&mut content)?;
         }
-        Ok(content)
+        let is_one = content.len() as u64 <= LONGEST;
+        Ok(if is_one { parse(&content) } else { 0 })
     };
     match open() {
-        Ok(content) if content.len() as u64 <= LONGEST => parse(&content),
-        _ => 0,
+        Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
+        read => read.doing("read the checkpoint", path),
     }
 }
 
@@ -125,6 +130,16 @@ mod tests {
             fs::write(&path, format!("{:<1$}", 5, len as usize)).unwrap();
             assert_eq!(read(&path), read_as, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn one_that_is_there_and_cannot_be_read_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(try_read(&dir.path().join("missing")).unwrap(), 0);
+        // No file system has such a name, and to look for it fails otherwise than by its absence.
+        let path = dir.path().join("a".repeat(5000));
+        assert!(try_read(&path).is_err());
+        assert_eq!(read(&path), 0);
     }
 
     #[test]

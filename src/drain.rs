@@ -21,6 +21,7 @@ use crate::log::Log;
 use crate::name::{Extension, FileName};
 use crate::report::Event;
 use crate::segment::{self, SyncedEnd};
+use crate::sys;
 use crate::window::Bytes;
 
 /// How much is delivered before its space is given back.
@@ -46,6 +47,8 @@ pub(crate) struct Drain {
     pub held_since: Option<Instant>,
     /// What belongs to a record of this log may still come from another one.
     pub may_defer: bool,
+    /// The server has just taken what is not of this log.
+    pub takes_others: bool,
 }
 
 enum Source {
@@ -80,7 +83,15 @@ impl Drain {
         let Some(file) = lock::drain(&path, ours)? else {
             return Ok(None);
         };
-        let checkpoint = checkpoint::read(&directory.file(name, Extension::Checkpoint));
+        if !ours {
+            // What is delivered and cannot be noted would be delivered again each time.
+            let writable = sys::check_writable(directory.path());
+            writable.doing(
+                "note what is delivered, and so deliver anything, in",
+                directory.path(),
+            )?;
+        }
+        let checkpoint = checkpoint::try_read(&directory.file(name, Extension::Checkpoint))?;
         let ours = ours || begins_with_checksum(&file).doing("read", &path)?;
         let size = file.metadata().doing("read", &path)?.len();
         // Beyond the end of a dead file nothing is pending; beyond that of a live one it is
@@ -108,6 +119,7 @@ impl Drain {
             doubtful_until: size,
             held_since: None,
             may_defer: false,
+            takes_others: false,
         }))
     }
 
@@ -123,6 +135,7 @@ impl Drain {
             doubtful_until: 0,
             held_since: None,
             may_defer: false,
+            takes_others: false,
         }
     }
 
@@ -135,6 +148,14 @@ impl Drain {
             Source::File(log) => Some(&log.name),
             Source::Memory(_) => None,
         }
+    }
+
+    /// Would something be sent again if it were closed now?
+    pub fn has_delivered(&self) -> bool {
+        let delivered = |verdict: &Verdict| *verdict == Verdict::Delivered;
+        self.batch
+            .as_ref()
+            .is_some_and(|batch| batch.count(delivered) > 0)
     }
 
     /// How far an own file may be read.
@@ -247,7 +268,7 @@ impl Drain {
 
     pub fn bytes(&self) -> &dyn Bytes {
         match &self.source {
-            Source::File(log) => &log.file,
+            Source::File(log) => &*log.file,
             Source::Memory(log) => &**log,
         }
     }
@@ -278,6 +299,8 @@ impl Drain {
         };
         let settled_end = batch.end;
         let written = match &self.source {
+            // Of what stands there now nothing is known: it is delivered from where it was.
+            Source::File(_) if self.is_replaced() => Ok(()),
             Source::File(log) => {
                 let path = log.directory.file(&log.name, Extension::Checkpoint);
                 self.with_space(batch, || checkpoint::write(&path, settled_end))
@@ -358,7 +381,7 @@ impl Drain {
     /// Removes a foreign file, if it is delivered to its end and its writer is gone for good.
     pub fn remove_foreign(mut self) -> Result<bool> {
         let end = self.end()?;
-        if !end.is_final || self.offset < end.offset {
+        if !end.is_final || self.offset < end.offset || self.is_replaced() {
             return Ok(false);
         }
         self.remove()?;
@@ -368,9 +391,19 @@ impl Drain {
     /// Removes an own file that takes no more lines and is delivered to its end.
     pub fn remove(self) -> Result<()> {
         match &self.source {
-            Source::File(log) => log.directory.remove(&log.name),
-            Source::Memory(_) => Ok(()),
+            Source::File(log) if !self.is_replaced() => log.directory.remove(&log.name),
+            _ => Ok(()),
         }
+    }
+
+    /// Has somebody put another file in the place of this one, or removed it?
+    fn is_replaced(&self) -> bool {
+        let Source::File(log) = &self.source else {
+            return false;
+        };
+        let path = log.directory.file(&log.name, Extension::Jsonl);
+        // Where nobody says, nothing is touched.
+        !lock::still_names(&path, &log.file).unwrap_or(false)
     }
 
     fn read(&self, start: u64, end: u64) -> Result<Vec<u8>> {

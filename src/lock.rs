@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -13,6 +14,39 @@ use crate::directory::Directory;
 use crate::error::{IoContext, Result};
 use crate::name::{Extension, FileName};
 use crate::sys;
+
+/// An open file with its `flock`, which goes with this. A forked child has the descriptors too, and
+/// would hold what its parent has let go of for as long as it lives.
+pub(crate) struct Held {
+    file: File,
+    process: u32,
+}
+
+impl Held {
+    pub fn new(file: File) -> Held {
+        Held {
+            file,
+            process: std::process::id(),
+        }
+    }
+}
+
+impl Deref for Held {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // In a forked child the lock is still the parent's.
+        if self.process == std::process::id() {
+            sys::unlock(&self.file);
+        }
+    }
+}
 
 /// Opens a file that others may have planted: never through a link, never waiting on a FIFO.
 pub(crate) fn open_plain(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
@@ -63,7 +97,7 @@ pub(crate) fn flock_if_supported(file: &File) -> io::Result<bool> {
 ///
 /// `None`: it is gone, no plain file, or somebody else is delivering it. Where the file system
 /// knows no `flock`, only files that are `ours` are touched; others are an error.
-pub(crate) fn drain(path: &Path, ours: bool) -> Result<Option<File>> {
+pub(crate) fn drain(path: &Path, ours: bool) -> Result<Option<Held>> {
     let open = || {
         let Some(file) = open_plain(path, OpenOptions::new().read(true))? else {
             return Ok(None);
@@ -73,7 +107,7 @@ pub(crate) fn drain(path: &Path, ours: bool) -> Result<Option<File>> {
         } else {
             sys::try_flock(&file)?
         };
-        Ok((held && still_names(path, &file)?).then_some(file))
+        Ok((held && still_names(path, &file)?).then(|| Held::new(file)))
     };
     open().doing("lock", path)
 }
@@ -85,7 +119,7 @@ pub(crate) enum Writer {
     /// It is gone. While this is held no other process comes to another conclusion about it.
     Gone {
         /// The `.lock`, flocked; `None` if there is none.
-        _lock: Option<File>,
+        _lock: Option<Held>,
     },
 }
 
@@ -101,7 +135,7 @@ pub(crate) fn pid(lock: &File) -> i32 {
 /// the directory itself.
 pub(crate) enum Adoption {
     /// For as long as this lives. Without a file: nobody can have it here, so everybody may.
-    Ours { _lock: Option<File> },
+    Ours { _lock: Option<Held> },
     /// Another client has it.
     Taken,
 }
@@ -111,7 +145,9 @@ pub(crate) enum Adoption {
 pub(crate) fn adopt(directory: &Directory) -> Adoption {
     let file = File::open(directory.path());
     match file.and_then(|file| Ok((sys::try_flock(&file)?, file))) {
-        Ok((true, file)) => Adoption::Ours { _lock: Some(file) },
+        Ok((true, file)) => Adoption::Ours {
+            _lock: Some(Held::new(file)),
+        },
         Ok((false, _)) => Adoption::Taken,
         Err(_) => Adoption::Ours { _lock: None },
     }
@@ -121,7 +157,8 @@ pub(crate) fn adopt(directory: &Directory) -> Adoption {
 ///
 /// Our own writers hold a `flock`. Python's write their PID and no more, so a file without a
 /// `flock` also counts as live while that process exists or somebody can write to it; `ours` says
-/// that the file is known to come from a writer with a `flock`, and then neither means anything.
+/// that the file is known to come from a writer with a `flock`, and then the PID means nothing. But
+/// it may be a copy that somebody is making.
 pub(crate) fn writer(
     directory: &Directory,
     name: &FileName,
@@ -136,9 +173,15 @@ pub(crate) fn writer(
                 return Ok(Writer::Alive);
             }
         }
-        match !ours && is_alive(lock.as_ref().map_or(0, pid), file) {
+        let is_alive = match ours {
+            true => matches!(sys::is_open_for_writing(file), Ok(true)),
+            false => is_alive(lock.as_ref().map_or(0, pid), file),
+        };
+        match is_alive {
             true => Ok(Writer::Alive),
-            false => Ok(Writer::Gone { _lock: lock }),
+            false => Ok(Writer::Gone {
+                _lock: lock.map(Held::new),
+            }),
         }
     };
     look().doing("look at the lock", &path)

@@ -12,7 +12,7 @@ use crate::directory::Directory;
 use crate::error::{Error, IoContext, Result};
 #[cfg(any(test, fuzzing))]
 use crate::faults;
-use crate::lock::{flock_if_supported, still_names};
+use crate::lock::{Held, flock_if_supported, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
 
@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 8;
 pub(crate) struct Segment {
     file: Arc<SegmentFile>,
     /// Held, never read: its `flock` is the writer lock.
-    _lock: File,
+    _lock: Held,
     /// Where this file begins, counted in bytes of all that the client ever accepted.
     pub base: u64,
     /// Bytes of whole, good lines in the file.
@@ -134,7 +134,7 @@ impl Segment {
                 file,
                 size_is_limited: sys::file_size_is_limited(),
             }),
-            _lock: lock,
+            _lock: Held::new(lock),
             base,
             len: 0,
             name_synced: false,

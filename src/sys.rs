@@ -21,7 +21,7 @@ use crate::crc;
 /// Takes the exclusive `flock` of an open file without waiting.
 ///
 /// `Ok(false)`: somebody else holds it. It belongs to the open file description and goes with its
-/// last descriptor, so nothing here ever unlocks: a forked child's `close` must not either.
+/// last descriptor, so that a forked child's `close` lets go of nothing.
 pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
     loop {
         // SAFETY: the descriptor is open for as long as `file` is borrowed.
@@ -48,6 +48,25 @@ pub(crate) fn flock(file: &File) -> io::Result<()> {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+    }
+}
+
+/// Lets go of the `flock` of an open file, whoever else has a descriptor of it.
+pub(crate) fn unlock(file: &File) {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_UN) };
+}
+
+/// May files be made in this directory?
+///
+/// # Errors
+/// If not: why.
+pub(crate) fn check_writable(dir: &Path) -> io::Result<()> {
+    let path = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: the path ends in a NUL and lives until the call returns.
+    match unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -169,7 +169,8 @@ fn a_forked_child_is_told_so_and_the_parent_loses_nothing() {
             && forked(client.sync())
             && forked(ticket.wait())
             && forked(client.flush(Duration::from_secs(1)).map(drop))
-            && client.finish(Duration::from_secs(1)).error.is_some();
+            && client.finish(Duration::from_secs(1)).error.is_some()
+            && client.stats().last_error.is_some();
         drop(client);
         // SAFETY: ends the child without running what belongs to the parent.
         unsafe { libc::_exit(i32::from(!told)) };
@@ -187,6 +188,46 @@ fn a_forked_child_is_told_so_and_the_parent_loses_nothing() {
         .collect();
     assert_eq!(arrived, [id(0), id(2)]);
     assert!(files(dir.path()).is_empty());
+}
+
+/// A child that does nothing and has all that this process has open.
+fn sleeping_child() -> libc::pid_t {
+    // SAFETY: the child only sleeps, and leaves by a signal or _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above.
+        unsafe {
+            libc::sleep(600);
+            libc::_exit(0)
+        };
+    }
+    child
+}
+
+#[test]
+fn what_a_client_lets_go_of_a_forked_child_does_not_hold() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    collector.stop();
+    let client = Client::open(config(dir.path(), &collector)).unwrap();
+    client.append(Kind::CallStart, &start(0)).unwrap();
+    while client.stats().last_error.is_none() {
+        // The first request has failed: the file is locked for delivery.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let child = sleeping_child();
+    assert_eq!(client.finish(Duration::from_millis(10)).pending, 1);
+    drop(client);
+    let other = Collector::start().unwrap();
+    let until = std::time::Instant::now() + LONG;
+    while send_to(&other.url(), dir.path(), Duration::from_secs(1)).delivered == 0 {
+        assert!(std::time::Instant::now() < until, "the child holds it");
+    }
+    // SAFETY: it is this process's child, and has not been waited for.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    assert_eq!(other.counts().len(), 1);
 }
 
 /// Kills a process after so long, and returns what it had acknowledged.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use crate::batch::End;
 use crate::directory::Directory;
 use crate::error::{IoContext, Result};
-use crate::lock::{self, Writer};
+use crate::lock::{self, Held, Writer};
 use crate::name::{Extension, FileName};
 use crate::reader::records;
 use crate::window::Bytes;
@@ -17,7 +17,7 @@ pub(super) struct LogFile {
     pub directory: Directory,
     pub name: FileName,
     /// Flocked: the drain lock.
-    pub file: File,
+    pub file: Held,
     /// Written by this crate: its writer holds a flock, whatever the PID beside it says.
     pub ours: bool,
     /// The writer is gone; held so that it stays what was found.
@@ -75,11 +75,15 @@ impl Bytes for File {
     }
 }
 
-/// Is the first record of a file one with a checksum, as only this crate writes them? A record too
-/// long to be looked at here is recognised when it is read.
+/// Is the first record of a file one with a checksum, as only this crate writes them, or the
+/// beginning given back, as only this crate does? A record too long to be looked at here is
+/// recognised when it is read.
 pub(crate) fn begins_with_checksum(file: &File) -> io::Result<bool> {
     let mut beginning = vec![0; 16 << 10];
     let n = Bytes::read_at(file, &mut beginning, 0)?;
+    if beginning[..n].first() == Some(&0) {
+        return Ok(true);
+    }
     let first = records(&beginning[..n], beginning.len()).next();
     Ok(matches!(first, Some((_, Ok(record))) if record.checked))
 }

@@ -548,3 +548,28 @@ fn space_is_given_back_in_the_file_that_is_delivered_and_in_no_other() {
     assert!(left[..delivered - 1].iter().all(|byte| *byte == 0));
     assert!(left[delivered - 1..] == log.as_bytes()[delivered - 1..]);
 }
+
+/// Puts another file in the place of a log, as a restored backup or an editor does.
+fn replace(planted: &Planted, log: &str) {
+    let aside = planted.path(Extension::Jsonl).with_extension("new");
+    fs::write(&aside, log).unwrap();
+    fs::rename(aside, planted.path(Extension::Jsonl)).unwrap();
+}
+
+#[test]
+fn a_file_that_took_the_place_of_the_one_being_delivered_is_left_alone() {
+    let log = starts(0..3);
+    let planted = Planted::new(&log);
+    let mut drain = planted.open();
+    let end = drain.foreign_end().unwrap();
+    drain.fill(end, &LIMITS).unwrap();
+    replace(&planted, &starts(0..6));
+    for entry in &mut drain.batch.as_mut().unwrap().entries {
+        entry.verdict = Verdict::Delivered;
+    }
+    assert_eq!(drain.settle(end, &mut |_| ()).unwrap().delivered, 3);
+    assert!(!planted.path(Extension::Checkpoint).exists());
+    assert!(!drain.remove_foreign().unwrap());
+    assert!(planted.path(Extension::Jsonl).exists());
+    assert_eq!(planted.offset(), 0);
+}
