@@ -20,7 +20,7 @@ use crate::window::{Bytes, Ranges, Window, became_shorter, length};
 const SINGLES: usize = 100;
 
 /// Damaged places in one batch, each kept in memory until they are in the dead-letter file.
-const FAULTS: usize = 1_000;
+pub(crate) const FAULTS: usize = 1_000;
 
 /// How many NUL bytes, as a hole or a power loss leaves them, one batch skips at most: reading them
 /// takes time, and the thread has timers to keep.

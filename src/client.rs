@@ -181,6 +181,8 @@ impl Client {
             leftover: None,
             leftover_replay: Replay::new(batch_limits(&config)),
             leftovers: Default::default(),
+            parked: Vec::new(),
+            refused: Default::default(),
             deferred: Default::default(),
             searched: None,
             adopted: None,
@@ -315,8 +317,12 @@ impl Client {
                 ..Receipt::default()
             };
         }
+        let begun = Instant::now();
         // Whatever the thread is at, what is only buffered is in the file from here on.
-        self.inner.log.write_if_free();
+        if self.inner.log.is_buffering() {
+            self.inner.within(deadline, Log::write_if_free);
+        }
+        let deadline = deadline.saturating_sub(begun.elapsed());
         let begun = Instant::now();
         let asked = self.ask(deadline, |deadline, reply| Message::Finish {
             deadline,
@@ -328,7 +334,8 @@ impl Client {
         asked.unwrap_or_else(|stopped| {
             // The thread has ended, after an earlier `finish` perhaps. What can be done without it
             // is to make the records safe.
-            self.inner.close(deadline.saturating_sub(begun.elapsed()));
+            let left = deadline.saturating_sub(begun.elapsed());
+            self.inner.within(left, |log| drop(log.close()));
             let receipt = self.inner.receipt();
             let error = receipt.error.unwrap_or_else(|| stopped.to_string());
             Receipt {
@@ -341,6 +348,13 @@ impl Client {
     /// What this client has done so far. It never waits long, whatever hangs: while a write does,
     /// the counts of what was written and synced are those from before it.
     pub fn stats(&self) -> Stats {
+        // In a forked child another thread may have held what is locked here.
+        if let Err(error) = self.inner.log.check_process() {
+            return Stats {
+                last_error: Some(error.to_string()),
+                ..Stats::default()
+            };
+        }
         let board = self.inner.board();
         let (position, failure) = self.inner.position();
         let (appended, appended_bytes) = self.inner.log.accepted();
@@ -424,20 +438,19 @@ impl Inner {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the log, but gives up waiting for a disk that hangs.
-    fn close(&self, deadline: Duration) {
-        // Nothing is sent: the other end goes when the log is closed.
+    /// Does with the log what a disk that hangs can hold up, but waits for it no longer than that.
+    fn within(&self, deadline: Duration, work: fn(&Log)) {
+        // Nothing is sent: the other end goes when it is done.
         let (open, closed) = mpsc::channel::<Receipt>();
         let log = Arc::clone(&self.log);
-        let close = move || {
-            let _ = log.close();
+        let run = move || {
+            work(&log);
             drop(open);
         };
-        let closing = threads::start("weave-wal-close", Box::new(close));
-        match closing {
-            Ok(_) => drop(closed.recv_timeout(deadline.min(LONGEST))),
+        match threads::start("weave-wal-close", Box::new(run)) {
+            Ok(()) => drop(closed.recv_timeout(deadline.min(LONGEST))),
             // Without a thread there is nobody else to wait.
-            Err(_) => drop(self.log.close()),
+            Err(_) => work(&self.log),
         }
     }
 
@@ -505,7 +518,7 @@ impl Drop for Inner {
             return;
         }
         // Nobody is left to be told; what could not be synced stays in the file as written.
-        self.close(LAST_SYNC);
+        self.within(LAST_SYNC, |log| drop(log.close()));
         let _ = self.thread.send(Message::Close);
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::batch::{Batch, Refusal, Verdict};
+use crate::halves::HALVES;
 use crate::http::{Answer, Request};
 use crate::record::Kind;
 use crate::replay::Host;
@@ -90,6 +91,8 @@ pub(crate) struct Delivery<'a> {
     pub unanswered: u32,
     /// The server has taken something of this batch, now or before: it works.
     pub accepts: bool,
+    /// It takes other records: if these are refused, it is the records.
+    pub takes_others: bool,
     pub patience: usize,
     pub refused: usize,
     pub last_refusal: String,
@@ -99,7 +102,8 @@ impl Delivery<'_> {
     /// Objects, tables and files first, in their order; then all calls together. When this
     /// returns `Ok`, every record has its verdict.
     pub fn run(&mut self) -> Result<(), Stop> {
-        self.accepts = self.batch.count(|verdict| *verdict == Verdict::Delivered) > 0;
+        self.accepts =
+            self.takes_others || self.batch.count(|verdict| *verdict == Verdict::Delivered) > 0;
         for index in self.batch.waiting(false) {
             if self.is_refused_altogether() {
                 break;
@@ -238,13 +242,15 @@ impl Delivery<'_> {
 
     /// One request, one verdict on all that it holds; `Waiting`: it has to be sent another way.
     fn exchange(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
+        let is_halves = request.path == HALVES;
         let answer = self.carry(request, records);
         if let Err(Stop::Retry { .. }) = answer {
             self.batch.doubt();
         }
         self.answered |= answer.is_ok();
         match answer? {
-            Answer::Reject { detail, .. } if detail.contains(v2::REQUIRED) => {
+            // A refusal of anything else may quote a record that has these words in it.
+            Answer::Reject { status, detail } if is_halves && v2::is_required(status, &detail) => {
                 *self.whole_calls = true;
                 Ok(Verdict::Waiting)
             }

@@ -4,6 +4,9 @@ use crate::batch::json;
 use crate::http::Request;
 use crate::record::Kind;
 
+/// Where it goes.
+pub(crate) const HALVES: &str = "/call/upsert_batch";
+
 const BEGIN: &[u8] = br#"{"batch":["#;
 const END: &[u8] = b"]}";
 
@@ -45,6 +48,6 @@ impl Halves {
 
     pub fn into_request(mut self) -> Request {
         self.body.extend_from_slice(END);
-        json("/call/upsert_batch", self.body)
+        json(HALVES, self.body)
     }
 }

@@ -10,6 +10,7 @@ use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
 use crate::name::{Extension, FileName};
+use crate::refused::Refused;
 use crate::replay::{HOLD, Host, Progress, Replay};
 use crate::report::Event;
 
@@ -31,6 +32,7 @@ pub(crate) struct Lane {
     to_release: Vec<Drain>,
     /// Held by another process, or not to be had: looked at again.
     skipped: Vec<FileName>,
+    refused: Refused,
     pub error: Option<String>,
     deferred: Deferrals,
 }
@@ -58,6 +60,7 @@ impl Lane {
             held: Vec::new(),
             to_release: Vec::new(),
             skipped: Vec::new(),
+            refused: Refused::default(),
             error: None,
             deferred: Deferrals::default(),
         }
@@ -67,7 +70,7 @@ impl Lane {
     pub fn unfinished(&self) -> Vec<&FileName> {
         let mut names = self.open();
         names.extend(&self.skipped);
-        names.extend(&self.todo);
+        names.extend(self.todo.iter().rev());
         names
     }
 
@@ -82,6 +85,7 @@ impl Lane {
         // An open file is not one more to do; it would be counted twice.
         let open = self.open();
         names.retain(|name| !open.contains(&name));
+        self.refused.put_last(&mut names);
         names.reverse();
         self.todo = names;
         self.skipped.clear();
@@ -121,10 +125,18 @@ impl Lane {
                 self.error = Some(error);
             }
             let removed = match stepped {
-                Ok(Progress::Settled(settled)) => return Outcome::Settled(settled),
+                Ok(Progress::Settled(settled)) => {
+                    if let Some(name) = drain.name() {
+                        self.refused.settled(name, settled.delivered);
+                    }
+                    return Outcome::Settled(settled);
+                }
                 Ok(Progress::Blocked) => {
                     // While our configuration is wrong, somebody with a better one may deliver.
                     if self.replay.paused().is_some() && drain.batch.is_none() {
+                        if let Some(name) = drain.name().filter(|_| self.replay.refused_all()) {
+                            self.refused.note(name);
+                        }
                         self.skip_current();
                     }
                     return Outcome::Blocked;
@@ -139,7 +151,7 @@ impl Lane {
                     self.defer_current();
                     Ok(())
                 }
-                Err(error) if drain.batch.is_some() => {
+                Err(error) if drain.has_delivered() => {
                     // Perhaps it is delivered and only the checkpoint failed: kept, so that it is
                     // settled again and not sent again.
                     self.trouble(error, desk);
@@ -196,6 +208,7 @@ impl Lane {
             match opened {
                 Ok(Some((mut drain, end))) => {
                     drain.may_defer = self.deferred.may_wait(&self.directory, &name);
+                    drain.takes_others = self.refused.is_alone(&name);
                     self.drain = Some(drain);
                     self.end = Some(end);
                     return true;

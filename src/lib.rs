@@ -180,6 +180,7 @@ mod orphans;
 mod post;
 pub mod reader;
 mod record;
+mod refused;
 #[cfg(test)]
 mod rehearsal;
 mod replay;

@@ -232,6 +232,11 @@ impl Log {
         Ok(())
     }
 
+    /// May lines be in the buffer only?
+    pub fn is_buffering(&self) -> bool {
+        self.directory.is_some() && self.limits.durability == Durability::Buffered
+    }
+
     /// Writes what is only buffered, unless a write is on already. Whoever syncs meets the error.
     pub fn write_if_free(&self) {
         if let Ok(state) = self.state.try_lock() {
@@ -332,6 +337,11 @@ impl Log {
     /// The position before which everything has left the log.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Acquire)
+    }
+
+    /// The position before which everything is on the disk.
+    pub fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
     }
 
     pub fn set_delivered(&self, position: u64) {

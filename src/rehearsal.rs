@@ -230,6 +230,14 @@ pub(crate) fn refuse(detail: &str) -> Answer {
     }
 }
 
+/// The project takes whole calls only.
+pub(crate) fn required() -> Answer {
+    Answer::Reject {
+        status: 400,
+        detail: format!("{{\"error_code\": \"{}\"}}", crate::v2::REQUIRED),
+    }
+}
+
 fn half(kind: &str, key: &str, n: usize) -> String {
     format!(
         "{{\"type\":\"{kind}\",\"req\":{{\"{key}\":{{\"project_id\":\"e/p\",\"id\":\"n{n}\",\"{key}\":1}}}}}}\n"

@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
-use crate::batch::{Batch, BatchLimits, End, Verdict};
+use crate::batch::{Batch, BatchLimits, End, FAULTS, Verdict};
 use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN};
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
@@ -67,6 +67,8 @@ pub(crate) struct Replay {
     /// The server itself has said when to come back.
     retry_after: bool,
     paused: Option<String>,
+    /// It is, because every record of a log was refused: another log may hold better ones.
+    refused_all: bool,
     /// Somebody waits: hold nothing back.
     hurried: bool,
     /// The project takes whole calls only; `None`: not looked yet.
@@ -89,6 +91,7 @@ impl Replay {
             flows: false,
             retry_after: false,
             paused: None,
+            refused_all: false,
             hurried: false,
             whole_calls: None,
             last_error: None,
@@ -106,6 +109,16 @@ impl Replay {
     /// Why nothing is sent until somebody has looked at the configuration.
     pub fn paused(&self) -> Option<&str> {
         self.paused.as_deref()
+    }
+
+    /// Has the server taken what it was given last?
+    pub fn flows(&self) -> bool {
+        self.flows
+    }
+
+    /// Was every record of the log refused that was tried last?
+    pub fn refused_all(&self) -> bool {
+        self.refused_all
     }
 
     /// What has failed since this was last asked.
@@ -155,12 +168,15 @@ impl Replay {
         let mut ahead = None;
         // What has come while calls were held back: their ends may be among it.
         let mut extend = drain.held_since.is_some();
-        let mut may_extend = batch.end < end.offset;
+        // One that is buried was delivered, and only its checkpoint failed: what came behind it would
+        // not be buried any more.
+        let mut may_extend = batch.end < end.offset && !batch.is_buried;
         let ran = loop {
             if extend && may_extend {
                 match drain.read_batch(batch.end, end, &limits) {
                     Ok(more) => {
-                        let enough = batch.entries.len() >= 2 * limits.records;
+                        let enough = batch.entries.len() >= 2 * limits.records
+                            || batch.damages.len() >= 2 * FAULTS;
                         may_extend = batch.extend(more) && batch.end < end.offset && !enough;
                     }
                     Err(error) => {
@@ -228,6 +244,8 @@ impl Replay {
         let held = drain
             .held_since
             .is_some_and(|since| since.elapsed() >= HOLD);
+        // A few at the end of a log, with nothing to come that could show what the server takes.
+        let is_rest = end.is_final && batch.end >= end.offset && batch.entries.len() < PATIENCE;
         let mut delivery = Delivery {
             source: drain.bytes(),
             batch,
@@ -244,6 +262,7 @@ impl Replay {
             answered: false,
             unanswered: self.unanswered,
             accepts: false,
+            takes_others: is_rest && drain.takes_others,
             patience: match self.paused {
                 Some(_) => PATIENCE_OF_A_PROBE,
                 None => PATIENCE,
@@ -253,6 +272,9 @@ impl Replay {
         };
         let ran = delivery.run();
         let (taken, answered) = (delivery.taken, delivery.answered);
+        self.refused_all =
+            delivery.refused > 0 && matches!(ran, Err(Stop::Pause { status: None, .. }));
+        let refused = delivery.refused > 0;
         self.requests += delivery.requests;
         if let Err(Stop::Retry {
             unanswered: true, ..
@@ -263,6 +285,9 @@ impl Replay {
         self.hurried = false;
         if taken > 0 {
             self.recovered(host);
+        } else if refused {
+            // Not twice in a row.
+            self.flows = false;
         }
         if answered {
             self.transient.reset();

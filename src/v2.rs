@@ -13,8 +13,17 @@ use crate::http::{Body, Request};
 use crate::json::{Fields, fields, list, number, quoted, text};
 use crate::record::Kind;
 
-/// What a refusal says when a project takes whole calls only.
+/// The `error_code` of a refusal, a 400, when a project takes whole calls only.
 pub(crate) const REQUIRED: &str = "CALLS_COMPLETE_MODE_REQUIRED";
+
+/// Is this such a refusal? Where a record is quoted, in a string, its quotes are escaped.
+pub(crate) fn is_required(status: u16, detail: &str) -> bool {
+    let is_value = |rest: &str| {
+        let value = rest.trim_start().strip_prefix(':').map(str::trim_start);
+        value.is_some_and(|value| value.starts_with(&format!("\"{REQUIRED}\"")))
+    };
+    status == 400 && detail.split("\"error_code\"").skip(1).any(is_value)
+}
 
 /// How many calls are asked for at once: their answer, up to 1 KiB for each, fits into what is
 /// read of one.

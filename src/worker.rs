@@ -19,6 +19,7 @@ use crate::lock::{self, Adoption};
 use crate::log::OwnFile;
 use crate::name::{Extension, FileName};
 use crate::orphans;
+use crate::refused::Refused;
 use crate::replay::{Host, Progress, Replay};
 use crate::report::Event;
 use crate::sys;
@@ -38,6 +39,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How many batches of its own a client sends for each of the leftovers, while there are any.
 const LIVE_FIRST: u32 = 3;
 
+/// So many files stay open while their ends wait for other files.
+pub(crate) const MOST_OPEN: usize = 100;
+
 pub(crate) struct Worker {
     pub desk: Desk,
     pub replay: Replay,
@@ -47,6 +51,10 @@ pub(crate) struct Worker {
     /// Leftovers have a state of their own: what is wrong with them holds nothing else up.
     pub leftover_replay: Replay,
     pub leftovers: VecDeque<FileName>,
+    /// Leftovers with an end that waits, of whose batch something is delivered: what is known of
+    /// that would be lost if they were closed.
+    pub parked: Vec<Drain>,
+    pub refused: Refused,
     pub deferred: Deferrals,
     pub searched: Option<Instant>,
     /// The right to deliver the leftovers, while there are any.
@@ -80,6 +88,10 @@ impl Worker {
             self.post();
             if self.desk.closing {
                 self.tidy();
+                if self.desk.flushes.is_empty() {
+                    // Nobody waits: no backoff is sat out with the locks in hand.
+                    break;
+                }
             }
             // Somebody may have come in while a request was out: another turn first.
             if !self.desk.hurry {
@@ -126,6 +138,7 @@ impl Worker {
     fn turn(&mut self) -> Option<Instant> {
         self.desk.server.as_ref()?;
         let mut is_busy = false;
+        let synced = self.desk.log.synced();
         let own = match later(self.replay.next_attempt()) {
             None => {
                 let step = self.step_own();
@@ -151,6 +164,10 @@ impl Worker {
             }
             at => at,
         };
+        if own.is_none() && !self.desk.closing && self.desk.log.synced() > synced {
+            // What came while a request for a leftover was out does not wait for the next one.
+            return Some(Instant::now());
+        }
         own.into_iter().chain(leftover).min()
     }
 
@@ -189,7 +206,12 @@ impl Worker {
             .as_ref()
             .is_none_or(|drain| drain.batch.is_none());
         if self.leftover_replay.paused().is_some() && is_free {
-            self.leftover = None;
+            let leftover = self.leftover.take();
+            if let Some(name) = leftover.as_ref().and_then(Drain::name) {
+                if self.leftover_replay.refused_all() {
+                    self.refused.note(name);
+                }
+            }
             self.leftovers.clear();
             self.adopted = None;
             self.searched = None;
@@ -232,6 +254,7 @@ impl Worker {
             // A file that was written anew can begin with what is delivered already.
             drain.skip_to(self.desk.log.delivered().saturating_sub(file.base));
             drain.reads_ahead = self.leftover.is_none();
+            drain.takes_others = self.replay.flows();
             let end = Drain::own_end(file.end, file.sealed);
             let progress = self.replay.step(drain, end, &mut self.desk)?;
             let offset = drain.offset();
@@ -295,15 +318,21 @@ impl Worker {
                 let Some(name) = self.next_leftover(&directory)? else {
                     return Ok(Progress::Idle);
                 };
-                let Some(drain) = Drain::open(&directory, &name, false)? else {
+                let is_it = |drain: &Drain| drain.name() == Some(&name);
+                let opened = match self.parked.iter().position(is_it) {
+                    Some(at) => Some(self.parked.swap_remove(at)),
+                    None => Drain::open(&directory, &name, false)?,
+                };
+                let Some(drain) = opened else {
                     return Ok(on_to_the_next);
                 };
                 self.leftover.insert(drain)
             }
         };
         drain.reads_ahead = self.own.as_ref().is_none_or(|own| own.ahead.is_none());
-        if let Some(name) = drain.name() {
-            drain.may_defer = self.deferred.may_wait(&directory, name);
+        if let Some(name) = drain.name().cloned() {
+            drain.may_defer = self.deferred.may_wait(&directory, &name);
+            drain.takes_others = self.refused.is_alone(&name);
         }
         let stepped = drain
             .foreign_end()
@@ -315,7 +344,10 @@ impl Worker {
                     return Ok(Progress::Deferred);
                 };
                 if self.deferred.note(&name) {
-                    self.leftover = None;
+                    let has_room = self.parked.len() < MOST_OPEN;
+                    let drain = self.leftover.take();
+                    self.parked
+                        .extend(drain.filter(|drain| has_room && drain.has_delivered()));
                     self.leftovers.push_back(name);
                     return Ok(on_to_the_next);
                 }
@@ -323,11 +355,16 @@ impl Worker {
                 self.leftovers_from = Some(Instant::now() + LOOK_AGAIN);
                 return Ok(Progress::Deferred);
             }
-            Ok(progress) => return Ok(progress),
+            Ok(progress) => {
+                if let (Progress::Settled(settled), Some(name)) = (&progress, drain.name()) {
+                    self.refused.settled(name, settled.delivered);
+                }
+                return Ok(progress);
+            }
             Err(error) => {
                 // The next search finds it again; but what is delivered already is not sent again
                 // because its checkpoint failed.
-                self.leftover.take_if(|drain| drain.batch.is_none());
+                self.leftover.take_if(|drain| !drain.has_delivered());
                 return Err(error);
             }
         }
@@ -360,7 +397,9 @@ impl Worker {
         self.searched = Some(now);
         // What means nothing may as well stay for another while.
         let _ = orphans::remove(directory, orphans::YOUNG);
-        self.leftovers = directory.logs()?.into();
+        let mut names = directory.logs()?;
+        self.refused.put_last(&mut names);
+        self.leftovers = names.into();
         self.leftovers.retain(|name| !self.desk.log.is_own(name));
         let first = self.leftovers.pop_front();
         self.adopted = first.is_some().then_some(adopted);

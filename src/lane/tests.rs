@@ -4,7 +4,6 @@ use std::time::Duration;
 use super::*;
 use crate::http::Answer;
 use crate::rehearsal::*;
-use crate::v2;
 
 /// A directory of logs, named by numbers, and who delivers them.
 struct Logs {
@@ -61,6 +60,11 @@ impl Logs {
         delivered
     }
 
+    fn letters(&self, n: usize) -> usize {
+        let letters = fs::read_to_string(self.path(n, Extension::Deadletter)).unwrap_or_default();
+        letters.lines().count()
+    }
+
     fn unfinished(&self) -> Vec<usize> {
         let named = |name: &FileName| (0..9).find(|n| Logs::name(*n) == *name).unwrap();
         self.lane.unfinished().into_iter().map(named).collect()
@@ -77,7 +81,7 @@ fn whole_calls() -> impl FnMut(&Sent) -> Answer {
                 .filter(|n| sent.body.contains(&format!("\"n{n}\"")))
         };
         let body = match sent.path.rsplit('/').next().unwrap() {
-            "upsert_batch" => return refuse(v2::REQUIRED),
+            "upsert_batch" => return required(),
             "end" if asked().count() == 0 => {
                 return Answer::Pause {
                     why: "not found".to_owned(),
@@ -287,4 +291,41 @@ fn what_cannot_be_settled_is_told_once_and_kept_and_not_sent_again() {
     fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(logs.pass(&mut server), 1);
     assert_eq!(server.sent.len(), 1);
+}
+
+#[test]
+fn a_log_of_refused_records_is_in_the_way_of_no_other_and_given_up_when_others_are_taken() {
+    let bad = start(0) + &end(0);
+    let mut logs = Logs::new(&[&bad, &(start(1) + &end(1)), &(start(2) + &end(2))]);
+    let mut server = Server::new(|sent| match sent.numbers().contains(&0) {
+        true => refuse("no such id"),
+        false => accept(),
+    });
+    for _ in 0..3 {
+        logs.lane.replay.hurry();
+        logs.pass(&mut server);
+        logs.look();
+    }
+    assert!(logs.unfinished().is_empty(), "{:?}", logs.unfinished());
+    let taken = server.numbers().concat();
+    assert!(taken.contains(&1) && taken.contains(&2));
+    assert_eq!(logs.letters(0), 2);
+}
+
+#[test]
+fn a_log_of_refused_records_stays_while_nothing_else_is_taken() {
+    let mut logs = Logs::new(&[&(start(0) + &end(0)), &(start(1) + &end(1))]);
+    let mut server = Server::new(|_| refuse("whatever it is"));
+    for _ in 0..6 {
+        logs.lane.replay.hurry();
+        logs.pass(&mut server);
+        logs.look();
+    }
+    let mut unfinished = logs.unfinished();
+    unfinished.sort_unstable();
+    assert_eq!(unfinished, [0, 1]);
+    assert_eq!((logs.letters(0), logs.letters(1)), (0, 0));
+    // Both are tried.
+    let tried = server.numbers().concat();
+    assert!(tried.contains(&0) && tried.contains(&1));
 }

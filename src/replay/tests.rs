@@ -450,3 +450,97 @@ fn waits_are_not_the_same_for_all() {
     let numbers: Vec<_> = (0..8).map(|_| random()).collect();
     assert!(numbers.iter().any(|number| *number != numbers[0]));
 }
+
+/// A project that takes whole calls only, and has none yet.
+fn without_calls(sent: &Sent) -> Option<Answer> {
+    let body = match sent.path.as_str() {
+        "/calls/query_stats" => br#"{"count":0}"#.to_vec(),
+        "/calls/stream_query" => Vec::new(),
+        _ => return None,
+    };
+    Some(Answer::Delivered { body })
+}
+
+#[test]
+fn nothing_joins_a_batch_whose_dead_letters_are_written() {
+    let mut rehearsal = Rehearsal::new(&start(0), |sent| match sent.path.as_str() {
+        "/obj/create" if !sent.body.contains("n9") => refuse("bad object"),
+        _ => without_calls(sent).unwrap_or_else(accept),
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.is_final = false;
+    assert!(matches!(rehearsal.step().unwrap(), Progress::Held(_)));
+    rehearsal.append("garbage 1\n");
+    // It has waited for long enough.
+    rehearsal.drain.held_since = Instant::now().checked_sub(HOLD);
+    // The checkpoint cannot be moved: a directory is in its place.
+    let checkpoint = rehearsal.path(Extension::Checkpoint);
+    fs::create_dir(&checkpoint).unwrap();
+    assert!(rehearsal.step().is_err());
+    assert_eq!(rehearsal.letters().len(), 1);
+    // Meanwhile the writer goes on.
+    rehearsal.append(&(object(7) + "garbage 2\n" + &object(9) + &object(8)));
+    fs::remove_dir(&checkpoint).unwrap();
+    rehearsal.deliver();
+    let reached = fs::read_to_string(&checkpoint).unwrap();
+    assert_eq!(reached, rehearsal.end().offset.to_string());
+    assert_eq!(
+        rehearsal.letters().len(),
+        4,
+        "twice garbage and two objects"
+    );
+}
+
+/// A refusal that quotes what it was given.
+fn quoting() -> Answer {
+    refuse(
+        r#"{"detail":[{"msg":"bad","input":"\"error_code\":\"CALLS_COMPLETE_MODE_REQUIRED\""}]}"#,
+    )
+}
+
+#[test]
+fn a_refusal_that_quotes_a_record_says_nothing_of_the_project() {
+    let log = object(0) + &object(1) + &object(2);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.body.contains("n1") {
+        true => quoting(),
+        false => accept(),
+    });
+    rehearsal.deliver();
+    assert!(!rehearsal.directory.takes_whole_calls());
+    assert_eq!(rehearsal.letters().len(), 1);
+}
+
+#[test]
+fn a_whole_call_that_is_refused_and_quoted_is_not_sent_again_and_again() {
+    let requests = Cell::new(0);
+    let log = start(0) + &end(0) + &start(1) + &end(1);
+    let mut rehearsal = Rehearsal::new(&log, |sent| {
+        requests.set(requests.get() + 1);
+        assert!(requests.get() < 100);
+        match sent.body.contains("n1") && sent.path.starts_with("/v2") {
+            true => quoting(),
+            false => without_calls(sent).unwrap_or_else(accept),
+        }
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.deliver();
+    assert_eq!(rehearsal.letters().len(), 2);
+}
+
+#[test]
+fn a_few_refused_at_the_end_of_a_log_are_given_up_only_if_others_are_taken() {
+    for takes_others in [false, true] {
+        for (records, is_final) in [(2, true), (PATIENCE, true), (2, false)] {
+            let mut rehearsal = Rehearsal::new(&starts(0..records), |_| refuse("no such id"));
+            rehearsal.is_final = is_final;
+            rehearsal.drain.takes_others = takes_others;
+            let given_up = takes_others && is_final && records < PATIENCE;
+            match given_up {
+                true => assert_eq!(rehearsal.settle().rejected, records as u64),
+                false => rehearsal.block(),
+            }
+            assert_eq!(rehearsal.replay.refused_all(), !given_up);
+            assert_eq!(rehearsal.replay.paused().is_some(), !given_up);
+        }
+    }
+}

@@ -63,7 +63,7 @@ impl Weave {
             body: body.into_bytes(),
         };
         match sent.path.rsplit('/').next().unwrap() {
-            "upsert_batch" => refuse(v2::REQUIRED),
+            "upsert_batch" => required(),
             "complete" => {
                 for call in body["batch"].as_array().unwrap() {
                     assert_eq!((&call["start"], &call["end"]), (&json!(1), &json!(1)));
