@@ -16,6 +16,7 @@ use crate::lock::open_plain;
 use crate::name::{Extension, FileName};
 use crate::record::{Line, parse};
 use crate::segment::Segment;
+use crate::sys;
 
 pub use crate::deadletter::DeadLetter;
 
@@ -88,7 +89,7 @@ pub fn retry(path: &Path) -> Result<Retried> {
         return Err(error);
     }
     if done.retried > 0 || done.kept == 0 {
-        file.keep(&|letter| record_line(letter).is_none())?;
+        sys::without_sigxfsz(|| file.keep(&|letter| record_line(letter).is_none()))?;
     }
     Ok(done)
 }

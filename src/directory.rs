@@ -21,6 +21,9 @@ use crate::name::{Extension, FileName, split_project};
 /// The name of an empty file that says how the project takes its calls.
 const WHOLE_CALLS: &str = "calls_complete";
 
+/// The names on the way to a log: the root, its entity and its project.
+const LEVELS: usize = 3;
+
 /// A directory with log files of one project.
 #[derive(Debug, Clone)]
 pub(crate) struct Directory {
@@ -54,6 +57,15 @@ impl Directory {
                 _ => Path::new("."),
             };
             sync_dir(parent)?;
+        }
+        // What is there may have been made a moment ago, by somebody who has not synced it yet or
+        // did not live to.
+        let parents = path.ancestors().skip(1).take(LEVELS);
+        for parent in parents.filter(|parent| !parent.as_os_str().is_empty()) {
+            match File::open(parent).and_then(|dir| dir.sync_all()) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.doing("sync the directory", parent)?,
+            }
         }
         Ok(Directory::at(path))
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::batch::{Batch, BatchLimits, End};
+use crate::batch::{Batch, BatchLimits, Damage, End};
 use crate::budget;
 use crate::checkpoint;
 use crate::config;
@@ -153,10 +153,15 @@ pub fn read(path: &Path, from: From, see: &mut dyn FnMut(Item) -> Result<bool>) 
             }
         }
         for entry in &batch.entries {
+            let req = text(file, &entry.req).doing("read", path)?;
+            if req.contains('\0') {
+                // Delivered, and given back to the disk since the batch was read.
+                continue;
+            }
             let item = Item::Record {
                 offset: entry.line.start,
                 kind: entry.kind,
-                req: text(file, &entry.req).doing("read", path)?,
+                req,
             };
             if !see(item)? {
                 return Ok(false);
@@ -288,13 +293,28 @@ impl Log<'_> {
         };
         let mut at = start;
         while at < size {
-            let batch = Batch::read(&self.file, at, end, &LIMITS).doing("read", self.path)?;
+            let mut batch = Batch::read(&self.file, at, end, &LIMITS).doing("read", self.path)?;
+            if !batch.damages.is_empty() {
+                self.forget_given_back(&mut batch.damages);
+            }
             if batch.end == at || !see(&self.file, &batch)? {
                 break;
             }
             at = batch.end;
         }
         Ok(())
+    }
+
+    /// Whoever delivers the file gives the space of what is delivered back, while it is read here
+    /// perhaps: a record of which half is gone is no damage.
+    fn forget_given_back(&self, damages: &mut Vec<Damage>) {
+        let mut first = [b'?'];
+        let _ = Bytes::read_at(&self.file, &mut first, 0);
+        let delivered = self.checkpoint();
+        damages.retain(|damage| {
+            let is_half = first == [0] || damage.fault == Fault::Torn;
+            damage.place.start >= delivered || !is_half
+        });
     }
 }
 

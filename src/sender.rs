@@ -24,6 +24,7 @@ use crate::orphans;
 use crate::post::Post;
 use crate::replay::{Host, random};
 use crate::report::Event;
+use crate::sys;
 
 /// How often a stop, the deadline and new files are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -85,6 +86,8 @@ pub struct Summary {
     pub delivered: u64,
     /// Records that are still in the logs.
     pub pending: u64,
+    /// Bytes that are still in the logs, damaged ones too.
+    pub pending_bytes: u64,
     /// Records that the server refused; they are in dead-letter files.
     pub rejected: u64,
     /// Damaged places; they are in dead-letter files.
@@ -103,7 +106,11 @@ pub struct Summary {
 impl Summary {
     /// Is nothing left, was nothing refused or damaged, and could everything be read?
     pub fn is_complete(&self) -> bool {
-        self.pending == 0 && self.rejected == 0 && self.corrupt == 0 && self.unread.is_none()
+        self.pending == 0
+            && self.pending_bytes == 0
+            && self.rejected == 0
+            && self.corrupt == 0
+            && self.unread.is_none()
     }
 }
 
@@ -163,6 +170,11 @@ impl Sender {
     /// and tried again. What cannot be delivered, or not be read below the root, is no error: the
     /// [`Summary`] says so.
     pub fn run(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
+        // A dead letter above a limit on file sizes is an error, and not the end of the program.
+        sys::without_sigxfsz(|| self.deliver(until, on_event))
+    }
+
+    fn deliver(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> Result<Summary> {
         self.done = Settled::default();
         self.stopped = None;
         if !until.watch {
@@ -341,6 +353,7 @@ impl Sender {
         Summary {
             delivered: self.done.delivered,
             pending,
+            pending_bytes: self.pending_bytes(),
             rejected: self.done.rejected,
             corrupt: self.done.corrupt,
             requests: lanes().map(|lane| lane.replay.requests()).sum(),
@@ -362,8 +375,23 @@ struct Desk<'a> {
     on_event: &'a mut dyn FnMut(&Event),
 }
 
+impl Desk<'_> {
+    /// Is it time to end, without waiting for anything?
+    fn is_late(&mut self) -> bool {
+        if self.until.stop.load(Ordering::Relaxed) {
+            self.stopped.get_or_insert_with(Instant::now);
+        }
+        self.until.deadline.is_some_and(|end| end <= Instant::now())
+            || self.stopped.is_some_and(|at| at.elapsed() >= GRACE)
+    }
+}
+
 impl Host for Desk<'_> {
     fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
+        // A batch can be many requests, each of which is answered at once.
+        if self.is_late() {
+            return not_sent("the run ended before it was sent".to_owned());
+        }
         let (post, answers) = match self.post.take().map_or_else(|| post(self.server), Ok) {
             Ok(post) => post,
             Err(error) => {
@@ -385,11 +413,7 @@ impl Host for Desk<'_> {
                     return not_sent("the request's thread has ended without an answer".to_owned());
                 }
             }
-            let late = self.until.deadline.is_some_and(|end| end <= Instant::now());
-            if self.until.stop.load(Ordering::Relaxed) {
-                self.stopped.get_or_insert_with(Instant::now);
-            }
-            if late || self.stopped.is_some_and(|at| at.elapsed() >= GRACE) {
+            if self.is_late() {
                 return not_sent("the run ended before the server answered".to_owned());
             }
         }

@@ -434,6 +434,33 @@ fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
 }
 
 #[test]
+fn what_cannot_be_noted_as_delivered_is_not_sent() {
+    let (tool, collector) = with_collector();
+    tool.log(0..3);
+    for path in [
+        ".weave",
+        ".weave/wal",
+        ".weave/wal/team",
+        ".weave/wal/team/app",
+    ] {
+        set_mode(&tool.home.path().join(path), 0o755);
+    }
+    for path in files(&tool.root().join(PROJECT)) {
+        set_mode(&path, 0o644);
+    }
+    let Some(command) = as_nobody(&tool, &["send", "--json", "--timeout", "2"]) else {
+        return skip("becoming another user needs root and setpriv");
+    };
+    let ran = feed(command, b"");
+    assert_eq!((ran.status, collector.requests()), (1, 0), "{ran:?}");
+    assert!(
+        ran.out.starts_with("{\"delivered\":0,\"pending\":3,"),
+        "{ran:?}"
+    );
+    assert!(ran.err.contains("team/app"), "{ran:?}");
+}
+
+#[test]
 fn what_can_be_read_is_shown_beside_what_cannot() {
     let tool = Tool::new();
     with_a_secret(&tool);
@@ -857,7 +884,7 @@ fn half_a_line_is_no_fault_while_its_writer_lives_and_one_when_it_is_dead() {
 
     child.kill().unwrap();
     child.wait().unwrap();
-    drop(stdin);
+    drop((stdin, file));
     let fault = format!(
         ".weave/wal/team/app/{}: offset {size}: torn",
         path.file_name().unwrap().to_str().unwrap()

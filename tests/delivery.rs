@@ -3,7 +3,9 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -397,4 +399,54 @@ fn a_record_above_the_servers_limit_is_a_dead_letter_with_the_reason() {
     assert_eq!((receipt.delivered, receipt.rejected), (2, 1));
     let letter = std::fs::read_to_string(&files_with(dir.path(), "deadletter")[0]).unwrap();
     assert!(letter.contains("(413)"));
+}
+
+#[test]
+fn a_client_dropped_while_a_request_is_out_lets_its_files_go_when_that_is_answered() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, is_asked) = mpsc::channel();
+    let (answer, may_answer) = mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 65536]).unwrap() > 0);
+        asked.send(()).unwrap();
+        may_answer.recv().unwrap();
+        let answer = b"HTTP/1.1 503 No\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).unwrap();
+    });
+    let client = Client::open(config(dir.path(), &collector).server(url)).unwrap();
+    client.append(Kind::CallStart, &start(0)).unwrap();
+    is_asked.recv_timeout(LONG).unwrap();
+    drop(client);
+    answer.send(()).unwrap();
+    server.join().unwrap();
+    let until = Instant::now() + LONG;
+    while send_to(&collector.url(), dir.path(), Duration::from_secs(1)).delivered == 0 {
+        assert!(Instant::now() < until, "it is still held");
+    }
+    assert_eq!(collector.counts().len(), 1);
+}
+
+#[test]
+fn a_run_ends_at_its_deadline_though_each_request_is_answered_at_once() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    let client = Client::open(config(dir.path(), &collector).sender(false)).unwrap();
+    for n in 0..90 {
+        let object = json!({"project_id": PROJECT, "object_id": format!("o{n}"), "val": n});
+        client.obj_create(&object).unwrap();
+    }
+    client.finish(LONG);
+    // All of them are one batch, which takes more than four seconds.
+    collector.set_mode(Mode::Slow(Duration::from_millis(50)));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let until = weave_wal::Until {
+        deadline: Some(Instant::now() + Duration::from_millis(500)),
+        ..weave_wal::Until::drained(&stop)
+    };
+    let sender = weave_wal::Sender::new(&collector.url(), Some("secret-key")).unwrap();
+    let summary = sender.root(dir.path()).run(&until, &mut |_| {}).unwrap();
+    assert!(collector.requests() < 60, "{}", collector.requests());
+    assert!(!summary.is_complete(), "{summary:?}");
 }

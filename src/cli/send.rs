@@ -59,7 +59,12 @@ fn run(args: &Args) -> Result<Status, Trouble> {
             let mut screen = Screen::new(&root, project.as_deref(), exists);
             let summary = sender.run(&until, &mut |event| screen.show(event));
             screen.clear();
-            summary.map_err(Trouble::failed)?
+            // A script gets its line whatever happened.
+            summary.unwrap_or_else(|error| {
+                let mut summary = Summary::default();
+                summary.unread = Some(error.to_string());
+                summary
+            })
         }
         false => Summary::default(),
     };
@@ -68,7 +73,9 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         true => out.line(json(&summary)),
         false => out.line(text(&summary)),
     }
-    if let Some(why) = summary.last_error.as_ref().filter(|_| summary.pending > 0) {
+    // Of what could not be read it is said below.
+    let is_left = summary.pending > 0 || (summary.pending_bytes > 0 && summary.unread.is_none());
+    if let Some(why) = summary.last_error.as_ref().filter(|_| is_left) {
         say(format_args!("not delivered: {why}"));
     }
     out.finish()?;
