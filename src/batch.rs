@@ -90,6 +90,8 @@ pub(crate) struct Batch {
     pub attempts: u32,
     /// What was refused or damaged is in the dead-letter file.
     pub is_buried: bool,
+    /// What stood in front of it was delivered with it.
+    pub has_front: bool,
     /// The request for all its calls, made while they were read. It is good for one attempt; after
     /// that the bytes are read again.
     pub calls: Option<Halves>,
@@ -239,6 +241,34 @@ impl Batch {
         self.checksummed |= more.checksummed;
         self.calls = None;
         any
+    }
+
+    /// Has the server taken anything of it?
+    pub fn is_taken(&self) -> bool {
+        self.has_front || self.count(|verdict| *verdict == Verdict::Delivered) > 0
+    }
+
+    /// Takes off what is delivered in front of all that is not, if anything is.
+    pub fn split_front(&mut self) -> Option<Batch> {
+        let damaged = self.damages.iter().map(|damage| damage.place.start).min();
+        let is_gone = |entry: &Entry| {
+            entry.verdict == Verdict::Delivered
+                && damaged.is_none_or(|damaged| entry.line.end <= damaged)
+        };
+        let len = self
+            .entries
+            .iter()
+            .take_while(|entry| is_gone(entry))
+            .count();
+        let end = self.entries[..len].last()?.line.end;
+        self.has_front = true;
+        Some(Batch {
+            entries: self.entries.drain(..len).collect(),
+            end,
+            checksummed: self.checksummed,
+            attempts: self.attempts,
+            ..Batch::default()
+        })
     }
 
     /// An answer was lost: what waits may be at the server already.

@@ -102,8 +102,7 @@ impl Delivery<'_> {
     /// Objects, tables and files first, in their order; then all calls together. When this
     /// returns `Ok`, every record has its verdict.
     pub fn run(&mut self) -> Result<(), Stop> {
-        self.accepts =
-            self.takes_others || self.batch.count(|verdict| *verdict == Verdict::Delivered) > 0;
+        self.accepts = self.takes_others || self.batch.is_taken();
         for index in self.batch.waiting(false) {
             if self.is_refused_altogether() {
                 break;

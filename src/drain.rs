@@ -332,6 +332,31 @@ impl Drain {
         Ok(settled)
     }
 
+    /// Moves the checkpoint past what is delivered in front of what is not: the rest may wait for
+    /// long, and a process that comes to it later would send all of the batch again.
+    pub fn settle_front(&mut self, end: End, tell: &mut dyn FnMut(Event)) -> Result<Settled> {
+        let Some(mut rest) = self.batch.take() else {
+            return Ok(Settled::default());
+        };
+        let Some(front) = rest.split_front() else {
+            self.batch = Some(rest);
+            return Ok(Settled::default());
+        };
+        self.batch = Some(front);
+        let held_since = self.held_since;
+        let settled = self.settle(end, tell);
+        self.held_since = held_since;
+        // If it could not be noted, it is delivered all the same.
+        match &mut self.batch {
+            Some(front) => drop(front.extend(rest)),
+            none => *none = Some(rest),
+        }
+        if let Some(batch) = &mut self.batch {
+            batch.is_buried = false;
+        }
+        settled
+    }
+
     /// Is this the end of a file that nobody will ever write to again?
     fn ends_at(&mut self, offset: u64, known: End) -> Result<bool> {
         let end = match known.is_final {

@@ -200,8 +200,15 @@ impl Replay {
         // It may wait for long now.
         batch.calls = None;
         drain.batch = Some(batch);
-        match ran {
-            Ok(()) => drain.ahead = ahead,
+        let front = match ran {
+            Ok(()) | Err(Stop::Unreadable(_)) => Ok(Settled::default()),
+            Err(_) => drain.settle_front(end, &mut |event| host.tell(event)),
+        };
+        let stopped = match ran {
+            Ok(()) => {
+                drain.ahead = ahead;
+                None
+            }
             Err(Stop::Unreadable(error)) => {
                 // Cut since the batch was read, it is read anew. A read that merely failed is
                 // repeated: what the batch knows of its records keeps them from going twice.
@@ -211,16 +218,22 @@ impl Replay {
                 }
                 return Err(drain.read_error(error));
             }
-            Err(Stop::Defer) => return Ok(Progress::Deferred),
+            Err(Stop::Defer) => Some(Progress::Deferred),
             Err(Stop::Hold) => {
                 let since = *drain.held_since.get_or_insert_with(Instant::now);
                 drain.batch.take_if(nothing_delivered);
-                return Ok(Progress::Held(since + HOLD));
+                Some(Progress::Held(since + HOLD))
             }
             Err(stop) => {
                 self.block(stop, drain, host);
-                return Ok(Progress::Blocked);
+                Some(Progress::Blocked)
             }
+        };
+        if let Some(stopped) = stopped {
+            return Ok(match front? {
+                front if front.records > 0 => Progress::Settled(front),
+                _ => stopped,
+            });
         }
         let settled = drain.settle(end, &mut |event| host.tell(event))?;
         Ok(Progress::Settled(settled))
@@ -377,7 +390,7 @@ pub(crate) fn random() -> u64 {
 }
 
 fn nothing_delivered(batch: &mut Batch) -> bool {
-    batch.count(|verdict| *verdict == Verdict::Delivered) == 0
+    !batch.is_taken()
 }
 
 #[cfg(test)]
