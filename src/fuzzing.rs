@@ -190,6 +190,8 @@ impl Delivery {
         let mut host = FakeHost { server };
         Ok(match self.replay.step(&mut self.drain, end, &mut host)? {
             Progress::Idle => Step::Idle,
+            // Only what stood in front of the rest.
+            Progress::Settled(_) if self.drain.batch.is_some() => Step::Blocked,
             Progress::Settled(_) => Step::Settled,
             Progress::Blocked | Progress::Deferred | Progress::Held(_) => Step::Blocked,
         })
