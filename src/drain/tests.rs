@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::record::Kind;
+use crate::report::Event;
 use crate::rehearsal::*;
 use crate::sys;
 
@@ -572,4 +573,27 @@ fn a_file_that_took_the_place_of_the_one_being_delivered_is_left_alone() {
     assert!(!drain.remove_foreign().unwrap());
     assert!(planted.path(Extension::Jsonl).exists());
     assert_eq!(planted.offset(), 0);
+}
+
+#[test]
+fn a_log_of_ours_that_somebody_has_open_for_writing_is_not_at_its_end() {
+    // A copy that is being made holds no lock.
+    let planted = Planted::new(with_checksum(Kind::ObjCreate, "{}"));
+    let copy = fs::OpenOptions::new()
+        .append(true)
+        .open(planted.path(Extension::Jsonl));
+    let mut drain = planted.open();
+    assert!(!drain.foreign_end().unwrap().is_final);
+    drop(copy);
+    assert!(drain.foreign_end().unwrap().is_final);
+}
+
+#[test]
+fn a_log_whose_beginning_was_given_back_is_ours_whoever_has_its_number() {
+    let given_back = "\0".repeat(4095) + "\n";
+    for (log, is_final) in [(given_back + &start(0), true), (start(0), false)] {
+        let planted = Planted::new(log);
+        planted.pid();
+        assert_eq!(planted.open().foreign_end().unwrap().is_final, is_final);
+    }
 }
