@@ -15,7 +15,7 @@ use crate::replay::{HOLD, Host, Progress, Replay};
 use crate::report::Event;
 
 /// So many files stay open while their ends wait for other files.
-const MOST_OPEN: usize = 100;
+pub(crate) const MOST_OPEN: usize = 100;
 
 /// One directory of logs, and the state of sending its project.
 pub(crate) struct Lane {

@@ -4,6 +4,8 @@
 //! thread anyway; here the answer comes back as a message, and until it does the thread keeps the
 //! log's timers and serves `flush` and `finish`. So a server that hangs delays no sync.
 
+mod leftovers;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -13,12 +15,11 @@ use crate::checkpoint;
 use crate::deferral::Deferrals;
 use crate::desk::Desk;
 use crate::directory::Directory;
-use crate::drain::{Drain, Settled};
+use crate::drain::Drain;
 use crate::error::{Error, Result};
-use crate::lock::{self, Adoption};
+use crate::lock::Adoption;
 use crate::log::OwnFile;
 use crate::name::{Extension, FileName};
-use crate::orphans;
 use crate::refused::Refused;
 use crate::replay::{Host, Progress, Replay};
 use crate::report::Event;
@@ -30,17 +31,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often what is held back is looked at again: an end may have come.
 const LOOK_AT_HELD: Duration = Duration::from_millis(500);
 
-/// How often the directory is searched for what other processes have left behind since.
-const SEARCH_AGAIN: Duration = Duration::from_secs(30);
-
-/// How often a client asks whether another one still delivers the leftovers.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
-
 /// How many batches of its own a client sends for each of the leftovers, while there are any.
 const LIVE_FIRST: u32 = 3;
-
-/// So many files stay open while their ends wait for other files.
-pub(crate) const MOST_OPEN: usize = 100;
 
 pub(crate) struct Worker {
     pub desk: Desk,
@@ -303,107 +295,6 @@ impl Worker {
             self.desk.board().own_records += settled.records;
         }
         Ok(progress)
-    }
-
-    /// One batch of what an earlier process has left in this directory. One file at a time: there
-    /// may be thousands, and the log's timers come in between.
-    fn step_leftover(&mut self) -> Result<Progress> {
-        let Some(directory) = self.desk.directory.clone() else {
-            return Ok(Progress::Idle);
-        };
-        let on_to_the_next = Progress::Settled(Settled::default());
-        let drain = match &mut self.leftover {
-            Some(drain) => drain,
-            None => {
-                let Some(name) = self.next_leftover(&directory)? else {
-                    return Ok(Progress::Idle);
-                };
-                let is_it = |drain: &Drain| drain.name() == Some(&name);
-                let opened = match self.parked.iter().position(is_it) {
-                    Some(at) => Some(self.parked.swap_remove(at)),
-                    None => Drain::open(&directory, &name, false)?,
-                };
-                let Some(drain) = opened else {
-                    return Ok(on_to_the_next);
-                };
-                self.leftover.insert(drain)
-            }
-        };
-        drain.reads_ahead = self.own.as_ref().is_none_or(|own| own.ahead.is_none());
-        if let Some(name) = drain.name().cloned() {
-            drain.may_defer = self.deferred.may_wait(&directory, &name);
-            drain.takes_others = self.refused.is_alone(&name);
-        }
-        let stepped = drain
-            .foreign_end()
-            .and_then(|end| self.leftover_replay.step(drain, end, &mut self.desk));
-        match stepped {
-            Ok(Progress::Idle) => {}
-            Ok(Progress::Deferred) => {
-                let Some(name) = drain.name().cloned() else {
-                    return Ok(Progress::Deferred);
-                };
-                if self.deferred.note(&name) {
-                    let has_room = self.parked.len() < MOST_OPEN;
-                    let drain = self.leftover.take();
-                    self.parked
-                        .extend(drain.filter(|drain| has_room && drain.has_delivered()));
-                    self.leftovers.push_back(name);
-                    return Ok(on_to_the_next);
-                }
-                // The others have been first. It stays open, so that nothing of it goes twice.
-                self.leftovers_from = Some(Instant::now() + LOOK_AGAIN);
-                return Ok(Progress::Deferred);
-            }
-            Ok(progress) => {
-                if let (Progress::Settled(settled), Some(name)) = (&progress, drain.name()) {
-                    self.refused.settled(name, settled.delivered);
-                }
-                return Ok(progress);
-            }
-            Err(error) => {
-                // The next search finds it again; but what is delivered already is not sent again
-                // because its checkpoint failed.
-                self.leftover.take_if(|drain| !drain.has_delivered());
-                return Err(error);
-            }
-        }
-        if let Some(done) = self.leftover.take() {
-            if let Some(name) = done.name() {
-                self.deferred.forget(name);
-            }
-            done.remove_foreign()?;
-        }
-        Ok(on_to_the_next)
-    }
-
-    fn next_leftover(&mut self, directory: &Directory) -> Result<Option<FileName>> {
-        if let Some(name) = self.leftovers.pop_front() {
-            return Ok(Some(name));
-        }
-        self.adopted = None;
-        let is_due = self
-            .searched
-            .is_none_or(|searched| searched.elapsed() >= SEARCH_AGAIN);
-        if !is_due {
-            return Ok(None);
-        }
-        let now = Instant::now();
-        let adopted = lock::adopt(directory);
-        if matches!(adopted, Adoption::Taken) {
-            self.leftovers_from = Some(now + ASK_AGAIN);
-            return Ok(None);
-        }
-        self.searched = Some(now);
-        // What means nothing may as well stay for another while.
-        let _ = orphans::remove(directory, orphans::YOUNG);
-        let mut names = directory.logs()?;
-        self.refused.put_last(&mut names);
-        self.leftovers = names.into();
-        self.leftovers.retain(|name| !self.desk.log.is_own(name));
-        let first = self.leftovers.pop_front();
-        self.adopted = first.is_some().then_some(adopted);
-        Ok(first)
     }
 
     /// Puts the replay's state on the board.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::record::Kind;
-use crate::report::Event;
 use crate::rehearsal::*;
+use crate::report::Event;
 use crate::sys;
 
 /// A log file in a directory of its own.
