@@ -139,7 +139,9 @@ impl Client {
         let directory = match config.storage {
             Storage::Disk => {
                 let path = root.join(&config.entity).join(&config.project);
-                Some(Directory::create(&path)?)
+                let directory = Directory::create(&path)?;
+                directory.sync_way()?;
+                Some(directory)
             }
             Storage::Memory => None,
         };

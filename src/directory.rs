@@ -58,16 +58,21 @@ impl Directory {
             };
             sync_dir(parent)?;
         }
-        // What is there may have been made a moment ago, by somebody who has not synced it yet or
-        // did not live to.
-        let parents = path.ancestors().skip(1).take(LEVELS);
+        Ok(Directory::at(path))
+    }
+
+    /// Syncs the names on the way to it. They may have been made a moment ago, by somebody who has
+    /// not synced them yet or did not live to.
+    pub fn sync_way(&self) -> Result<()> {
+        let parents = self.path.ancestors().skip(1).take(LEVELS);
         for parent in parents.filter(|parent| !parent.as_os_str().is_empty()) {
             match File::open(parent).and_then(|dir| dir.sync_all()) {
+                // Whoever could make it can sync it.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
                 synced => synced.doing("sync the directory", parent)?,
             }
         }
-        Ok(Directory::at(path))
+        Ok(())
     }
 
     /// A directory that is there already.
