@@ -329,6 +329,21 @@ fn a_root_that_nobody_has_made_holds_nothing_and_is_no_mistake() {
     );
 }
 
+/// Gives the project's directories and files these modes.
+fn open_to_all(tool: &Tool, directories: u32, logs: u32) {
+    for path in [
+        ".weave",
+        ".weave/wal",
+        ".weave/wal/team",
+        ".weave/wal/team/app",
+    ] {
+        set_mode(&tool.home.path().join(path), directories);
+    }
+    for path in files(&tool.root().join(PROJECT)) {
+        set_mode(&path, logs);
+    }
+}
+
 /// The tool as a user whom nobody has let in; `None` if that cannot be had.
 fn as_nobody(tool: &Tool, args: &[&str]) -> Option<Command> {
     // Where it was built is not everybody's to enter. Copied by a process of its own: what this one
@@ -394,17 +409,7 @@ fn with_a_secret(tool: &Tool) {
     let other = record(9).replace(PROJECT, "a/secret");
     tool.feed(&["append", "--project", "a/secret"], other.as_bytes());
     tool.log(0..3);
-    for path in [
-        ".weave",
-        ".weave/wal",
-        ".weave/wal/team",
-        ".weave/wal/team/app",
-    ] {
-        set_mode(&tool.home.path().join(path), 0o777);
-    }
-    for path in files(&tool.root().join(PROJECT)) {
-        set_mode(&path, 0o666);
-    }
+    open_to_all(tool, 0o777, 0o666);
 }
 
 #[test]
@@ -437,17 +442,7 @@ fn a_directory_that_may_not_be_read_is_in_the_way_of_no_other() {
 fn what_cannot_be_noted_as_delivered_is_not_sent() {
     let (tool, collector) = with_collector();
     tool.log(0..3);
-    for path in [
-        ".weave",
-        ".weave/wal",
-        ".weave/wal/team",
-        ".weave/wal/team/app",
-    ] {
-        set_mode(&tool.home.path().join(path), 0o755);
-    }
-    for path in files(&tool.root().join(PROJECT)) {
-        set_mode(&path, 0o644);
-    }
+    open_to_all(&tool, 0o755, 0o644);
     let Some(command) = as_nobody(&tool, &["send", "--json", "--timeout", "2"]) else {
         return skip("becoming another user needs root and setpriv");
     };
