@@ -146,12 +146,12 @@ impl Drain {
         }
     }
 
-    /// Would something be sent again if it were closed now?
+    /// Would something be sent again, or be a dead letter twice, if it were closed now?
     pub fn has_delivered(&self) -> bool {
         let delivered = |verdict: &Verdict| *verdict == Verdict::Delivered;
         self.batch
             .as_ref()
-            .is_some_and(|batch| batch.count(delivered) > 0)
+            .is_some_and(|batch| batch.is_buried || batch.count(delivered) > 0)
     }
 
     /// How far an own file may be read.

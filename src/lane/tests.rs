@@ -332,3 +332,19 @@ fn a_log_of_refused_records_stays_while_nothing_else_is_taken() {
     let tried = server.numbers().concat();
     assert!(tried.contains(&0) && tried.contains(&1));
 }
+
+#[test]
+fn a_dead_letter_is_written_once_however_often_its_checkpoint_fails() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let mut server = Server::new(|_| refuse("no such id"));
+    let checkpoint = logs.path(0, Extension::Checkpoint);
+    fs::create_dir(&checkpoint).unwrap();
+    for _ in 0..3 {
+        assert_eq!(logs.pass(&mut server), 0);
+        logs.look();
+    }
+    fs::remove_dir(&checkpoint).unwrap();
+    logs.pass(&mut server);
+    assert!(logs.unfinished().is_empty());
+    assert_eq!((logs.letters(0), server.sent.len()), (1, 1));
+}
