@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use crate::harness::{Bench, Bound};
 
+/// Tells the linker to leave out the unwind tables.
+const SMALL_LD: &str = "-Clink-arg=-Wl,-Ttests/small.ld";
+
 pub fn run(bench: &mut Bench) {
     if bench.smoke {
         println!("  skipped: it builds everything several times");
@@ -18,20 +21,24 @@ pub fn run(bench: &mut Bench) {
         let crates = crates_below(features) as f64;
         bench.figure(&name("crates below", features), crates, "", most);
     }
-    for (features, panic, most) in [
-        (&["--no-default-features"][..], "abort", Bound::Below(550.0)),
-        (&["--no-default-features"], "unwind", Bound::None),
-        (&[], "abort", Bound::None),
-        (&[], "unwind", Bound::None),
+    for (features, flags, most) in [
+        (
+            &["--no-default-features"][..],
+            &[SMALL_LD][..],
+            Bound::Below(550.0),
+        ),
+        (&["--no-default-features"], &[], Bound::None),
+        (&[], &[SMALL_LD], Bound::None),
+        (&[], &[], Bound::None),
     ] {
         let target = bench.scratch();
-        let tool = build(features, panic, target.path(), "z");
+        let tool = build("small", features, flags, target.path());
         let size = std::fs::metadata(tool).expect("the tool").len() as f64 / 1024.0;
-        let name = name(
-            "stripped tool, opt-level z, panic",
-            &[&[panic], features].concat(),
-        );
-        bench.figure(&name, size, "KiB", most);
+        let what = match flags {
+            [] => "smallest tool",
+            _ => "smallest tool without unwind tables",
+        };
+        bench.figure(&name(what, features), size, "KiB", most);
     }
     for (features, most) in [
         (&["--no-default-features"][..], Bound::Below(15.0)),
@@ -39,40 +46,31 @@ pub fn run(bench: &mut Bench) {
     ] {
         let target = bench.scratch();
         let begin = Instant::now();
-        build(features, "unwind", target.path(), "3");
+        build("release", features, &[], target.path());
         let took = begin.elapsed().as_secs_f64();
         bench.figure(&name("cold release build", features), took, "s", most);
     }
 }
 
 fn name(what: &str, features: &[&str]) -> String {
-    let default = !features.contains(&"--no-default-features");
-    let tls = if default { "with TLS" } else { "without TLS" };
-    let rest = features.iter().filter(|word| !word.starts_with("--"));
-    let rest: Vec<_> = rest.copied().collect();
-    format!(
-        "{what} {}{}{tls}",
-        rest.join(" "),
-        if rest.is_empty() { "" } else { ", " }
-    )
+    match features {
+        [] => format!("{what}, with TLS and demo"),
+        _ => format!("{what}, without TLS"),
+    }
 }
 
-fn build(features: &[&str], panic: &str, target: &Path, level: &str) -> PathBuf {
+fn build(profile: &str, features: &[&str], flags: &[&str], target: &Path) -> PathBuf {
     let mut cargo = cargo();
-    cargo
-        .args(["build", "--release", "--bin", "weave-wal"])
-        .args(features);
+    cargo.args(["rustc", "--bin", "weave-wal", "--profile", profile]);
+    cargo.args(features).arg("--").args(flags);
     cargo.env("CARGO_TARGET_DIR", target);
-    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", level);
-    cargo.env("CARGO_PROFILE_RELEASE_PANIC", panic);
-    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "true");
     let output = cargo.output().expect("cargo");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    target.join("release/weave-wal")
+    target.join(profile).join("weave-wal")
 }
 
 fn crates_below(features: &[&str]) -> usize {
