@@ -15,7 +15,9 @@ pub fn run(bench: &mut Bench) {
     leave_files(many.path(), files);
     memory::backlog(large.path(), 10 << 30);
     let mut times = [const { Vec::new() }; 3];
+    let mut bare = Vec::new();
     for _ in 0..bench.rounds {
+        bare.push(look_at_each(&many.path().join("bench/log")));
         let empty = bench.scratch();
         for (at, root) in [empty.path(), many.path(), large.path()]
             .into_iter()
@@ -42,6 +44,23 @@ pub fn run(bench: &mut Bench) {
             bound,
         );
     }
+    bench.figure(
+        "yardstick: list the 10,000 and ask for the size of each",
+        median(&mut bare),
+        "ms",
+        Bound::None,
+    );
+}
+
+/// What nobody can do without who keeps a budget, in milliseconds.
+fn look_at_each(dir: &Path) -> f64 {
+    let begin = Instant::now();
+    let entries = std::fs::read_dir(dir).expect("a directory").flatten();
+    let bytes: u64 = entries
+        .map(|entry| entry.metadata().map_or(0, |file| file.len()))
+        .sum();
+    assert!(bytes > 0, "nothing was left over");
+    begin.elapsed().as_secs_f64() * 1e3
 }
 
 fn leave_files(root: &Path, files: usize) {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Barrier;
 
 use weave_wal::{Durability, Kind};
 
@@ -27,6 +28,12 @@ pub fn run(bench: &mut Bench) {
                 ours(&dir, Durability::Synced, threads, records)
             }),
         ];
+        if threads > 1 {
+            let name = "write(2) in each thread, a Barrier, fdatasync";
+            lines.push(entrant(name, Bound::None, || {
+                barrier(&dir, threads, records, &line)
+            }));
+        }
         lines.extend(others::synced(&dir, threads, records, &line));
         let title = format!("append, synced on return, {threads} thread(s)");
         bench.contest(&title, "records/s", lines);
@@ -48,6 +55,23 @@ fn ideal(dir: &Path, threads: usize, records: usize, line: &[u8]) -> f64 {
     });
     file.flush().expect("a flush");
     groups * threads as f64
+}
+
+/// The least that threads of their own can do to share a sync.
+fn barrier(dir: &Path, threads: usize, records: usize, line: &[u8]) -> f64 {
+    let dir = scratch(dir);
+    let file = &crate::append::new_file(dir.path());
+    let meeting = &Barrier::new(threads);
+    burst(threads, records, || {
+        let mut file = file;
+        move || {
+            file.write_all(line).expect("a write");
+            if meeting.wait().is_leader() {
+                file.sync_data().expect("a sync");
+            }
+            meeting.wait();
+        }
+    })
 }
 
 pub fn ours(dir: &Path, durability: Durability, threads: usize, records: usize) -> f64 {
