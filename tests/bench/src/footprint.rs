@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crate::harness::{Bench, Bound};
 
-/// Tells the linker to leave out the unwind tables.
-const SMALL_LD: &str = "-Clink-arg=-Wl,-Ttests/small.ld";
+/// Tells the linker to leave out the unwind tables and to pack the relocations.
+const LINK_SMALL: &str = "-Clink-arg=-Wl,-Ttests/small.ld,-zpack-relative-relocs";
 
 pub fn run(bench: &mut Bench) {
     if bench.smoke {
@@ -24,19 +24,19 @@ pub fn run(bench: &mut Bench) {
     for (features, flags, most) in [
         (
             &["--no-default-features"][..],
-            &[SMALL_LD][..],
+            &[LINK_SMALL][..],
             Bound::Below(550.0),
         ),
         (&["--no-default-features"], &[], Bound::None),
-        (&[], &[SMALL_LD], Bound::None),
+        (&[], &[LINK_SMALL], Bound::None),
         (&[], &[], Bound::None),
     ] {
         let target = bench.scratch();
         let tool = build("small", features, flags, target.path());
         let size = std::fs::metadata(tool).expect("the tool").len() as f64 / 1024.0;
         let what = match flags {
-            [] => "smallest tool",
-            _ => "smallest tool without unwind tables",
+            [] => "small tool",
+            _ => "smallest tool",
         };
         bench.figure(&name(what, features), size, "KiB", most);
     }
