@@ -20,7 +20,7 @@ use crate::events::Events;
 use crate::eviction::drop_oldest;
 use crate::holdoff::HoldOff;
 use crate::http::Server;
-use crate::json::quoted;
+use crate::json::{self, quoted};
 use crate::log::{Limits, Log, Position};
 use crate::record::{Kind, Line};
 use crate::replay::{Replay, random};
@@ -530,7 +530,7 @@ fn serialized(before: &str, value: &Value, after: &str) -> Result<Vec<u8>> {
     // As much as most requests take.
     let mut json = Vec::with_capacity(1 << 10);
     json.extend_from_slice(before.as_bytes());
-    serde_json::to_writer(&mut json, value).map_err(|error| Error::Record(error.to_string()))?;
+    json::write(&mut json, value).map_err(|error| Error::Record(error.to_string()))?;
     json.extend_from_slice(after.as_bytes());
     Ok(json)
 }
