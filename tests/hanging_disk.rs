@@ -9,12 +9,14 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use faults::*;
-use support::{Collector, LONG, append_starts, files_with, send, send_to};
-use weave_wal::{Client, Durability};
+use serde_json::json;
+use support::{Collector, LONG, PROJECT, append_starts, files_with, id, send, send_to};
+use weave_wal::{Client, Config, Durability, Kind};
 
 /// Not a test of its own: what the started process does.
 #[test]
@@ -161,4 +163,81 @@ fn what_another_process_has_delivered_behind_a_sync_that_fails_stands_for_nothin
 fn finish_quietly(child: std::process::Child) -> String {
     let output = child.wait_with_output().unwrap();
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Records so large that a piece of a file that is read ends in the middle of one.
+const LARGE: usize = 12;
+
+fn append_large(client: &Client) {
+    for n in 0..LARGE {
+        let inputs = "x".repeat(100_000);
+        let record =
+            json!({"start": {"project_id": PROJECT, "id": id(n), "n": n, "inputs": inputs}});
+        client.append(Kind::CallStart, &record).unwrap();
+    }
+    client.sync().unwrap();
+}
+
+fn verify(place: &Place, mode: &str, at: usize) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weave-wal"));
+    command
+        .args(["verify", "--root"])
+        .arg(place.root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let faults = [
+        ("FAULT_MODE", mode.to_owned()),
+        ("FAULT_ONLY", "dog".to_owned()),
+        ("FAULT_AT", at.to_string()),
+    ];
+    place.spoil(&mut command, &faults);
+    command
+}
+
+fn writer(root: &Path) -> Client {
+    Client::open(Config::new("team", "app").root(root).sender(false)).unwrap()
+}
+
+#[test]
+fn what_is_delivered_while_it_is_verified_is_no_damage() {
+    if shim().is_none() {
+        return;
+    }
+    for is_alive in [true, false] {
+        let begin = || {
+            let place = Place::new();
+            let client = writer(&place.root());
+            append_large(&client);
+            // Delivered, the file of a live one is emptied, and that of another one removed.
+            (place, Some(client).filter(|_| is_alive))
+        };
+        let (place, client) = begin();
+        assert!(run(verify(&place, "fail", 0)).status.success());
+        let calls = place.lines().len();
+        drop(client);
+        assert!(calls > LARGE, "{calls} calls");
+        let places = calls_to_try(calls, 14);
+        in_parallel(places.len(), |index| {
+            let ((place, client), collector) = (begin(), Collector::start().unwrap());
+            for kind in ['d', 'o', 'g'] {
+                fs::write(place.hang(kind), "").unwrap();
+            }
+            let child = verify(&place, "hang", places[index]).spawn().unwrap();
+            place.wait_for_one_that_hangs();
+            assert!(send(&place.root(), &collector).is_complete());
+            for kind in ['d', 'o', 'g'] {
+                fs::remove_file(place.hang(kind)).unwrap();
+            }
+            let played = finish(child, None);
+            let context = format!(
+                "alive: {is_alive}, {}\n{}{}",
+                place.lines()[0],
+                played.text,
+                played.errors
+            );
+            assert!(played.status.success(), "{context}");
+            drop(client);
+        });
+    }
 }
