@@ -480,16 +480,19 @@ impl Inner {
         if self.when_full == WhenFull::Reject {
             return false;
         }
-        let dropped = match drop_oldest(directory, missing) {
+        let mut trouble = |error: Error| {
+            self.lock_board().last_error = Some(error.to_string());
+        };
+        let dropped = match drop_oldest(directory, missing, &mut trouble) {
             // The file that is being written may be large enough to be left for another one.
-            Ok(None) if self.log.sync().is_ok() => drop_oldest(directory, missing),
+            Ok(None) if self.log.sync().is_ok() => drop_oldest(directory, missing, &mut trouble),
             dropped => dropped,
         };
         let discarded = match dropped {
             Ok(Some(discarded)) => discarded,
             Ok(None) => return false,
             Err(error) => {
-                self.lock_board().last_error = Some(error.to_string());
+                trouble(error);
                 return false;
             }
         };

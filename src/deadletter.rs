@@ -112,7 +112,6 @@ pub(crate) struct DeadLetterFile {
     directory: Directory,
     path: PathBuf,
     file: File,
-    created: bool,
 }
 
 impl DeadLetterFile {
@@ -120,7 +119,6 @@ impl DeadLetterFile {
     pub fn open(directory: &Directory, name: &FileName) -> Result<DeadLetterFile> {
         let path = directory.file(name, Extension::Deadletter);
         let open = || loop {
-            let created = !path.exists();
             let opened = open_plain(
                 &path,
                 OpenOptions::new()
@@ -134,22 +132,26 @@ impl DeadLetterFile {
             };
             hold(&file)?;
             if still_names(&path, &file)? {
-                return Ok((file, created));
+                return Ok(file);
             }
         };
-        let (file, created) = open().doing("open the dead-letter file", &path)?;
+        let file = open().doing("open the dead-letter file", &path)?;
         Ok(DeadLetterFile {
             directory: directory.clone(),
             path,
             file,
-            created,
         })
     }
 
-    /// Appends whole lines and syncs them, and the file's name if it is new.
+    /// Appends whole lines and syncs them. The file's name is synced before there is anything in
+    /// it: what fails there is tried again, and nothing is written twice.
     pub fn append(&mut self, lines: &[u8]) -> Result<()> {
+        let end = || (&self.file).seek(SeekFrom::End(0));
+        let end = end().doing("write the dead-letter file", &self.path)?;
+        if end == 0 {
+            self.directory.sync()?;
+        }
         let append = || {
-            let end = (&self.file).seek(SeekFrom::End(0))?;
             let result = self.append_after(end, lines);
             if result.is_err() {
                 // Best effort: a torn line at the end is kept apart by the next append.
@@ -157,12 +159,7 @@ impl DeadLetterFile {
             }
             result
         };
-        append().doing("write the dead-letter file", &self.path)?;
-        if self.created {
-            self.directory.sync()?;
-            self.created = false;
-        }
-        Ok(())
+        append().doing("write the dead-letter file", &self.path)
     }
 
     fn append_after(&self, end: u64, lines: &[u8]) -> io::Result<()> {

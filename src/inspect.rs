@@ -306,14 +306,16 @@ impl Log<'_> {
     }
 
     /// Whoever delivers the file gives the space of what is delivered back, while it is read here
-    /// perhaps: a record of which half is gone is no damage.
+    /// perhaps: a record of which half is gone is no damage. In the end the file is removed, and its
+    /// checkpoint after it.
     fn forget_given_back(&self, damages: &mut Vec<Damage>) {
         let mut first = [b'?'];
         let _ = Bytes::read_at(&self.file, &mut first, 0);
         let delivered = self.checkpoint();
+        let is_there = lock::still_names(self.path, &self.file).unwrap_or(true);
         damages.retain(|damage| {
             let is_half = first == [0] || damage.fault == Fault::Torn;
-            damage.place.start >= delivered || !is_half
+            !is_half || (is_there && damage.place.start >= delivered)
         });
     }
 }

@@ -16,6 +16,8 @@ struct Sorted<'a> {
     pairs: Vec<(&'a str, Vec<Unit>)>,
     ends: Vec<(usize, &'a Half)>,
     starts: Vec<(usize, &'a Half)>,
+    /// Halves that are there a second time, each behind the one with which it goes.
+    twins: Vec<(usize, usize)>,
 }
 
 impl Delivery<'_> {
@@ -23,7 +25,17 @@ impl Delivery<'_> {
     pub(crate) fn all_whole_calls(&mut self) -> Result<(), Stop> {
         let halves = self.waiting_halves()?;
         self.look_up(&halves)?;
-        let sorted = self.sort(&halves)?;
+        let mut sorted = self.sort(&halves)?;
+        let twins = std::mem::take(&mut sorted.twins);
+        let sent = self.sorted(sorted);
+        // Not before: what nobody has taken is not delivered, whatever it goes with.
+        for (first, second) in twins {
+            self.batch.entries[second].verdict = self.batch.entries[first].verdict.clone();
+        }
+        sent
+    }
+
+    fn sorted(&mut self, sorted: Sorted<'_>) -> Result<(), Stop> {
         for (project, pairs) in sorted.pairs {
             self.calls(pairs, &|batch, source, units| {
                 batch.whole(source, project, units)
@@ -149,7 +161,8 @@ impl Delivery<'_> {
     fn sort<'h>(&mut self, halves: &'h Halves) -> Result<Sorted<'h>, Stop> {
         let calls = by_call(halves, &|index| self.is_waiting(index));
         let mut pairs: Vec<(&str, Vec<Unit>)> = Vec::new();
-        let mut is_paired = vec![false; self.batch.entries.len()];
+        let mut twins = Vec::new();
+        let mut is_seen_to = vec![false; self.batch.entries.len()];
         for call in calls.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
             let (mut start, mut end) = (None, None);
             for &(_, _, index) in call {
@@ -159,13 +172,20 @@ impl Delivery<'_> {
                 };
                 match *place {
                     None => *place = Some(index),
-                    Some(first) => self.twin(first, index)?,
+                    Some(first) if self.says_the_same(first, index)? => {
+                        is_seen_to[index] = true;
+                        twins.push((first, index));
+                    }
+                    Some(_) => {
+                        let reason = "another record says something else of the same call";
+                        self.batch.entries[index].verdict = unsendable(reason.to_owned());
+                    }
                 }
             }
             let (Some(first), Some(second)) = (start, end) else {
                 continue;
             };
-            (is_paired[first], is_paired[second]) = (true, true);
+            (is_seen_to[first], is_seen_to[second]) = (true, true);
             let second = Some(second);
             match pairs.last_mut() {
                 Some((project, units)) if *project == call[0].0 => {
@@ -175,7 +195,7 @@ impl Delivery<'_> {
             }
         }
         let single = |(index, half): &'h (usize, Half)| {
-            let is_single = self.is_waiting(*index) && !is_paired[*index];
+            let is_single = self.is_waiting(*index) && !is_seen_to[*index];
             is_single.then_some((*index, half))
         };
         let singles = halves.iter().filter_map(single);
@@ -184,6 +204,7 @@ impl Delivery<'_> {
             pairs,
             ends,
             starts,
+            twins,
         })
     }
 
@@ -191,14 +212,9 @@ impl Delivery<'_> {
         self.batch.entries[index].verdict == Verdict::Waiting
     }
 
-    /// The same half of the same call a second time: it goes with the first if it says the same.
-    fn twin(&mut self, first: usize, second: usize) -> Result<(), Stop> {
+    fn says_the_same(&self, one: usize, other: usize) -> Result<bool, Stop> {
         let req = |index| self.batch.req(self.source, index);
-        self.batch.entries[second].verdict = match req(first)? == req(second)? {
-            true => Verdict::Delivered,
-            false => unsendable("another record says something else of the same call".to_owned()),
-        };
-        Ok(())
+        Ok(req(one)? == req(other)?)
     }
 
     fn half(&mut self, index: usize, half: &Half) -> Result<(), Stop> {

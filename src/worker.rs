@@ -250,7 +250,10 @@ impl Worker {
             let end = Drain::own_end(file.end, file.sealed);
             let progress = self.replay.step(drain, end, &mut self.desk)?;
             let offset = drain.offset();
-            self.desk.own_position(file.base + offset);
+            // What another process has delivered behind the end was cut off and stands elsewhere,
+            // perhaps behind what nobody has delivered.
+            let delivered = offset.min(file.end.offset());
+            self.desk.own_position(file.base + delivered);
             if let Progress::Settled(settled) = progress {
                 self.desk.board().own_records += settled.records;
             }

@@ -1,6 +1,6 @@
 //! The disk budget and the free-space floor: what is refused, what is dropped, and that everything
 //! else is delivered.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, unsafe_code, clippy::unwrap_used)]
 
 mod support;
 
@@ -57,14 +57,17 @@ fn append_at_last(client: &Client, record: &serde_json::Value) {
     }
 }
 
-/// Not a test of its own: a process that fills its share.
+/// Not a test of its own: a process that fills its share, or is somebody else's.
 #[test]
 fn part() {
     let Ok(first) = std::env::var(PART) else {
         return;
     };
-    let first: usize = first.parse().unwrap();
     let root = std::env::var_os("ROOT").unwrap();
+    if first == "nobody" {
+        return as_nobody(Path::new(&root));
+    }
+    let first: usize = first.parse().unwrap();
     let client = Client::open(bounded(Path::new(&root), 4 * MIB)).unwrap();
     let refused = append_until_full(&client, first);
     client.sync().unwrap();
@@ -267,6 +270,68 @@ fn a_live_file_and_another_projects_files_are_never_dropped() {
     drop((client, live));
     assert!(send(dir.path(), &collector).is_complete());
     assert_each_start_once_of(&collector, (100..300).chain(1_000 + own as usize..1_200));
+}
+
+/// Names that are older than any.
+fn ancient(project: &Path, n: usize) -> std::path::PathBuf {
+    project.join(format!("{n:020}_{n:032x}.jsonl"))
+}
+
+/// Fills the disk beside files of another user that are older than its own.
+fn as_nobody(root: &Path) {
+    // SAFETY: this process has only this thread's work to do.
+    unsafe {
+        assert_eq!(libc::setgid(65_534), 0);
+        assert_eq!(libc::setuid(65_534), 0);
+    }
+    let old = writer(root);
+    append_starts(&old, 0..100);
+    drop(old);
+    let used = inspect::disk_bytes(root);
+    let (client, dropped) = dropping(bounded(root, used + 8 * KIB));
+    (1_000..1_020).for_each(|n| append_at_last(&client, &large(n)));
+    client.flush(LONG).unwrap();
+    assert_eq!(dropped.lock().unwrap().0, 100);
+    let error = client.stats().last_error.unwrap();
+    assert!(
+        error.contains("denied") || error.contains("permitted"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_be_looked_at_or_removed_is_in_the_way_of_no_other() {
+    // SAFETY: only asks.
+    if unsafe { libc::geteuid() } != 0 {
+        skip("becoming somebody else needs root");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let dir = quick_dir();
+    let project = dir.path().join("team/app");
+    std::fs::create_dir_all(&project).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    // Everybody may make files there, and remove none of somebody else's.
+    mode(&project, 0o1777);
+    let kept = [(1, 0o600), (2, 0o644)].map(|(n, permissions)| {
+        let path = ancient(&project, n);
+        let line = "{\"type\":\"call_end\",\"req\":{}}\n";
+        std::fs::write(&path, line.repeat(1_000)).unwrap();
+        mode(&path, permissions);
+        path
+    });
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "part", "--nocapture"])
+        .env(PART, "nobody")
+        .env("ROOT", dir.path())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert!(kept.iter().all(|path| path.exists()));
 }
 
 #[test]

@@ -952,6 +952,37 @@ fn send_delivers_each_record_once_and_leaves_nothing() {
 }
 
 #[test]
+fn a_dead_letter_above_a_limit_on_file_sizes_is_an_error_and_nothing_is_lost() {
+    let (tool, collector) = with_collector();
+    tool.log(0..2);
+    let damaged = "x".repeat(8_192) + "\n";
+    let mut log = fs::OpenOptions::new()
+        .append(true)
+        .open(tool.log_file())
+        .unwrap();
+    log.write_all((damaged.clone() + &record(2)).as_bytes())
+        .unwrap();
+    drop(log);
+    let ran = feed(tool.shell("ulimit -f 4", "send --timeout 1"), b"");
+    assert_eq!(ran.status, 1, "{}", ran.err);
+    assert!(
+        ran.err.contains("write the dead-letter file"),
+        "{}",
+        ran.err
+    );
+    let left = fs::read_to_string(tool.log_file()).unwrap();
+    assert!(left.contains(&damaged));
+    // Without the limit it goes on, and nothing is there twice.
+    let ran = tool.run(&["send"]);
+    assert!(ran.out.contains("1 damaged"), "{}", ran.out);
+    let letters = tool.run(&["dead", "list"]).out;
+    assert_eq!(letters.lines().count(), 1, "{letters}");
+    assert_eq!(files_with(&tool.root(), "jsonl"), Vec::<PathBuf>::new());
+    let arrived = collector.counts();
+    assert_eq!(arrived.len(), 3, "{arrived:?}");
+}
+
+#[test]
 fn send_can_be_told_project_and_server() {
     let (tool, collector) = with_collector();
     let tool = tool.set("WF_TRACE_SERVER_URL", "http://127.0.0.1:1");

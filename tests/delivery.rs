@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -427,6 +427,60 @@ fn a_client_dropped_while_a_request_is_out_lets_its_files_go_when_that_is_answer
         assert!(Instant::now() < until, "it is still held");
     }
     assert_eq!(collector.counts().len(), 1);
+}
+
+/// Reads a request as far as its first record, and says which.
+fn first_record(stream: &mut TcpStream) -> usize {
+    let (mut request, mut piece) = (Vec::new(), [0; 65536]);
+    loop {
+        let text = String::from_utf8_lossy(&request);
+        if let Some(n) = (0..2).find(|n| text.contains(&id(*n))) {
+            return n;
+        }
+        let len = stream.read(&mut piece).unwrap();
+        assert!(len > 0, "{text}");
+        request.extend_from_slice(&piece[..len]);
+    }
+}
+
+#[test]
+fn a_record_that_comes_while_a_leftover_is_out_does_not_wait_until_that_is_due_again() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    append_starts(&writer(dir.path()), 0..1);
+    // Whoever is asked to wait cannot say so to others: each learns it for itself.
+    std::fs::create_dir(dir.path().join(".retry_after")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, is_asked) = mpsc::channel();
+    let (answer, may_answer) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let n = first_record(&mut stream);
+            asked.send(n).unwrap();
+            let answer = match n {
+                0 => {
+                    may_answer.recv().unwrap();
+                    "503 No\r\nRetry-After: 600"
+                }
+                _ => "200 OK",
+            };
+            write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+        }
+    });
+    let config = config(dir.path(), &collector).server(url);
+    let config = config.start_jitter(Duration::from_millis(1));
+    let client = Client::open(config.request_timeout(LONG)).unwrap();
+    assert_eq!(is_asked.recv_timeout(LONG), Ok(0));
+    append_starts(&client, 1..2);
+    // The thread itself syncs it while the request is out, and so knows of it by now.
+    while client.stats().synced_bytes < client.stats().appended_bytes {
+        std::thread::yield_now();
+    }
+    answer.send(()).unwrap();
+    assert_eq!(is_asked.recv_timeout(LONG), Ok(1));
+    let receipt = client.finish(LONG);
+    assert_eq!((receipt.delivered, receipt.pending), (1, 0));
 }
 
 #[test]

@@ -171,9 +171,14 @@ struct Recording {
     batch: usize,
 }
 
+/// What somebody else has made a moment before "write below" begins, and has not synced.
+const MADE_BEFORE: [&str; 3] = ["wal", "wal/team", "wal/team/app"];
+
 /// Records a run of a part, in a directory where files are left behind if it only sends.
 fn record(part: &str) -> Recording {
     let (before, place) = (Place::new(), Place::new());
+    let is_below = part == "write below";
+    let part = if is_below { "write" } else { part };
     let leftovers = part != "write";
     if leftovers {
         leave_behind(&before);
@@ -185,6 +190,10 @@ fn record(part: &str) -> Recording {
         assert!(copied.unwrap().success());
     }
     fs::write(place.log(), "").unwrap();
+    for directory in MADE_BEFORE.iter().filter(|_| is_below) {
+        fs::create_dir(place.disk().join(directory)).unwrap();
+        append_line(&place.log(), &format!("M {directory}"));
+    }
     let witness = Witness::start(Some(place.log()));
     let faults = [
         ("FAULT_MODE", "record".to_owned()),
@@ -318,8 +327,8 @@ fn cut_everywhere(recording: &Recording, missing: Missing, most: usize) -> (Tall
 }
 
 fn recording(part: &'static str) -> &'static Recording {
-    static RECORDINGS: [OnceLock<Recording>; 3] = [const { OnceLock::new() }; 3];
-    let at = ["write", "send", "leftovers"]
+    static RECORDINGS: [OnceLock<Recording>; 4] = [const { OnceLock::new() }; 4];
+    let at = ["write", "write below", "send", "leftovers"]
         .iter()
         .position(|known| *known == part);
     RECORDINGS[at.unwrap()].get_or_init(|| record(part))
@@ -344,6 +353,11 @@ fn no_cut_breaks_a_promise(part: &'static str) {
 #[test]
 fn no_cut_breaks_a_promise_of_a_writer() {
     no_cut_breaks_a_promise("write");
+}
+
+#[test]
+fn no_cut_breaks_a_promise_of_a_writer_below_directories_that_nobody_has_synced() {
+    no_cut_breaks_a_promise("write below");
 }
 
 #[test]

@@ -371,30 +371,31 @@ fn letters(place: &Place) -> BTreeSet<String> {
     found
 }
 
+/// Two logs of a process that is gone; the second one ends in a torn line.
+fn leave_two_logs(place: &Place) {
+    for file in 0..2 {
+        let client = support::writer(&place.root());
+        support::append_starts(&client, file * 6..file * 6 + 6);
+    }
+    for lock in place.files("lock") {
+        fs::write(lock, "999999999").unwrap();
+    }
+    let path = place.files("jsonl").pop().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend(b"{\"type\":\"call_st");
+    fs::write(&path, bytes).unwrap();
+}
+
 #[test]
 fn a_sender_with_failing_storage_loses_nothing_and_repeats_nothing() {
     if shim().is_none() {
         return;
     }
     let tally = Tally::default();
-    let prepare = |place: &Place| {
-        for file in 0..2 {
-            let client = support::writer(&place.root());
-            support::append_starts(&client, file * 6..file * 6 + 6);
-        }
-        // As if they were another process's, which is gone.
-        for lock in place.files("lock") {
-            fs::write(lock, "999999999").unwrap();
-        }
-        let path = place.files("jsonl").pop().unwrap();
-        let mut bytes = fs::read(&path).unwrap();
-        bytes.extend(b"{\"type\":\"call_st");
-        fs::write(&path, bytes).unwrap();
-    };
     at_every_call(
         "send-in-trouble",
         3,
-        prepare,
+        leave_two_logs,
         |place, collector, played, context| {
             let arrived = arrived(collector);
             for n in (0..12).filter(|n| *n != REFUSED) {
@@ -414,6 +415,49 @@ fn a_sender_with_failing_storage_loses_nothing_and_repeats_nothing() {
         },
     );
     tally.tell("a storage call of a sender fails");
+}
+
+#[test]
+fn a_dead_letter_is_written_once_and_only_where_the_name_of_its_file_is_synced() {
+    if shim().is_none() {
+        return;
+    }
+    let fault = Fault {
+        name: "EIO",
+        number: libc::EIO,
+        persist: false,
+        half: false,
+        only: "owy",
+    };
+    let send = |at| {
+        let (place, collector) = (Place::new(), Collector::start().unwrap());
+        leave_two_logs(&place);
+        let played = run(place.play("send-in-trouble", &collector.url(), &fault.at(at)));
+        assert!(played.status.success(), "{}", played.errors);
+        place
+    };
+    let calls = send(0).lines();
+    let is = |kind: &str, extension: &str, call: &String| {
+        call.contains(&format!(" {kind} ")) && call.ends_with(extension)
+    };
+    let opened = calls.iter().position(|call| is("o", ".deadletter", call));
+    let opened = opened.unwrap();
+    let synced = opened
+        + calls[opened..]
+            .iter()
+            .position(|call| is("y", "app", call))
+            .unwrap();
+    let written = calls
+        .iter()
+        .position(|call| is("w", ".deadletter", call))
+        .unwrap();
+    assert!(opened < synced && synced < written, "{}", calls.join("\n"));
+    let place = send(synced + 1);
+    assert!(is("y", "app", &place.lines()[0]), "{:?}", place.lines());
+    for path in place.files("deadletter") {
+        let letters = fs::read_to_string(path).unwrap();
+        assert_eq!(letters.lines().count(), 1, "{letters}");
+    }
 }
 
 #[test]

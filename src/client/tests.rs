@@ -34,6 +34,25 @@ fn finish_and_flush_keep_their_deadlines_while_a_write_hangs() {
 }
 
 #[test]
+fn finish_keeps_its_deadline_without_a_thread_while_a_write_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = client(dir.path());
+    append(&client);
+    client.inner.thread.send(Message::Panic).unwrap();
+    while client.inner.thread.send(Message::Wake).is_ok() {
+        thread::yield_now();
+    }
+    let hanging = client.inner.log.hang();
+    let (reply, answer) = mpsc::channel();
+    let other = client.clone();
+    thread::spawn(move || reply.send(other.finish(Duration::from_millis(50))).unwrap());
+    let finished = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(finished.pending, 1);
+    assert!(finished.error.is_some());
+    drop(hanging);
+}
+
+#[test]
 fn statistics_and_a_drop_do_not_wait_for_a_write_that_hangs() {
     let dir = tempfile::tempdir().unwrap();
     let client = client(dir.path());

@@ -6,6 +6,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::batch::FAULTS;
 use crate::http::Answer;
 use crate::name::Extension;
 use crate::rehearsal::*;
@@ -291,6 +292,17 @@ fn a_start_is_looked_for_in_some_batches_behind_its_end_and_no_further() {
 }
 
 #[test]
+fn a_start_is_looked_for_behind_some_damage_and_no_further() {
+    let weave = RefCell::default();
+    let damaged = |n: usize| "x\n".repeat(99) + &pairs(n..n + 1);
+    let log = (1..20 * FAULTS / 99).map(damaged).collect::<String>();
+    let mut rehearsal = whole(10_000, &(end(0) + &log + &start(0)), &weave);
+    let settled = rehearsal.settle();
+    assert!(settled.corrupt < 4 * FAULTS as u64, "{settled:?}");
+    assert_eq!(rehearsal.letters()[settled.corrupt as usize]["status"], 404);
+}
+
+#[test]
 fn an_end_that_may_find_its_start_later_waits_for_it() {
     // In this log, while it is written.
     let weave = RefCell::default();
@@ -479,6 +491,34 @@ fn a_half_that_is_there_twice_goes_once_and_one_that_says_something_else_is_kept
     assert_eq!((settled.delivered, settled.rejected), (4, 1));
     assert_eq!(rehearsal.letters()[0]["offset"], log.len() - other.len());
     weave.borrow().assert_whole(0..1);
+}
+
+#[test]
+fn a_half_that_is_there_twice_is_not_delivered_before_the_first_is() {
+    let log = start(0) + &start(0) + &pairs(1..64);
+    let weave = RefCell::default();
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.path.starts_with("/v2") {
+        true => refuse("no"),
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    // A server that takes nothing has not taken that either, however often it is asked.
+    for _ in 0..3 {
+        rehearsal.block();
+        assert!(rehearsal.replay.paused().is_some());
+        assert!(rehearsal.letters().is_empty(), "{:?}", rehearsal.letters());
+    }
+    // What becomes of the first becomes of both.
+    let weave = RefCell::default();
+    let log = start(0) + &start(0) + &pairs(1..3);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.numbers() == [0] {
+        true if sent.path.ends_with("/start") => refuse("no"),
+        _ => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    let settled = rehearsal.settle();
+    assert_eq!((settled.delivered, settled.rejected), (4, 2));
+    assert_eq!(rehearsal.letters().len(), 2);
 }
 
 #[test]

@@ -3,12 +3,15 @@
  * Only what is below FAULT_DIR is touched; everything else goes through as it is.
  *
  *   FAULT_DIR      the directory (an absolute path)
- *   FAULT_MODE     kill | fail | record
+ *   FAULT_MODE     kill | fail | hang | record
  *   FAULT_LOG      what happened is appended here, one line a call (record: see below)
  *   FAULT_AT       kill, fail: the number of the call, from 1; 0 lets all pass and counts
  *   FAULT_HALF     kill: a write at that place is half done first
  *                  fail: a write there is half done, and the next one on that file fails
+ *   FAULT_HANG     hang: while this file exists, with a kind's letter behind a dot, calls of that
+ *                  kind wait, those from FAULT_AT on
  *   FAULT_ERRNO    fail: the error; calls that cannot fail in this way are not counted
+ *                  hang: what has waited fails with it, if it is set
  *   FAULT_ONLY     the kinds of call that count, by letter (see below); default: all
  *   FAULT_PERSIST  fail: all calls from that one on, until the file FAULT_CLEAR exists
  *   FAULT_SLOW_US  record: how long a sync takes
@@ -44,14 +47,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum mode { OFF, KILL, FAIL, RECORD };
+enum mode { OFF, KILL, FAIL, HANG, RECORD };
 enum verdict { GO, REFUSE, HALVE };
 
 #define MOST_FDS 4096
 #define MOST_FILES 4096
 
 static enum mode mode = OFF;
-static const char *dir, *only, *clear_path, *clock_path;
+static const char *dir, *only, *clear_path, *clock_path, *hang_path;
 static size_t dir_len;
 static int log_fd = -1, error_number, half, persist, slow_us;
 static long at, calls;
@@ -85,6 +88,7 @@ __attribute__((constructor)) static void begin(void) {
     dir_len = strlen(dir);
     only = getenv("FAULT_ONLY");
     clear_path = getenv("FAULT_CLEAR");
+    hang_path = getenv("FAULT_HANG");
     at = number("FAULT_AT");
     half = (int)number("FAULT_HALF");
     persist = (int)number("FAULT_PERSIST");
@@ -93,7 +97,10 @@ __attribute__((constructor)) static void begin(void) {
     if (log)
         log_fd = (int)syscall(SYS_openat, AT_FDCWD, log,
                               O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    mode = !strcmp(text, "kill") ? KILL : !strcmp(text, "fail") ? FAIL : RECORD;
+    mode = !strcmp(text, "kill")   ? KILL
+           : !strcmp(text, "fail") ? FAIL
+           : !strcmp(text, "hang") ? HANG
+                                   : RECORD;
 }
 
 static void tell(const void *data, size_t length, const char *format, ...) {
@@ -148,12 +155,30 @@ static void die(void) {
         pause();
 }
 
+/* Lets a call wait for as long as those of its kind hang. */
+static enum verdict hang(char kind, const char *path) {
+    char file[512];
+    long mine;
+    snprintf(file, sizeof file, "%s.%c", hang_path ? hang_path : "", kind);
+    pthread_mutex_lock(&one);
+    mine = ++calls;
+    pthread_mutex_unlock(&one);
+    if (mine < at || syscall(SYS_access, file, F_OK))
+        return GO;
+    tell(NULL, 0, "hangs %ld %c %s\n", mine, kind, path);
+    while (syscall(SYS_access, file, F_OK) == 0)
+        usleep(1000);
+    return error_number ? REFUSE : GO;
+}
+
 /* Counts a call and says what becomes of it. */
 static enum verdict judge(char kind, int changes, const char *path) {
     enum verdict verdict = GO;
     long mine;
     if (mode == RECORD || (only && !strchr(only, kind)) || (mode == FAIL && !can_fail(kind, changes)))
         return GO;
+    if (mode == HANG)
+        return hang(kind, path);
     if (mode == KILL && (kind == 'g' || kind == 'd'))
         return GO; /* nothing changes here */
     pthread_mutex_lock(&one);
@@ -211,7 +236,7 @@ static int opening(int dirfd, const char *path, int flags, mode_t bits) {
         files[fd].fail_next_write = 0;
         snprintf(files[fd].path, sizeof files[fd].path, "%s", name);
         /* Only what was written while we look on can be unsynced. */
-        if (mode == FAIL && files[fd].kind == 'f') {
+        if ((mode == FAIL || mode == HANG) && files[fd].kind == 'f') {
             i = known(fd, &stat);
             if ((flags & O_CREAT) && !existed)
                 inodes[i].synced = inodes[i].failed = 0;
@@ -419,7 +444,7 @@ static int syncing(int fd, long call) {
     int result, i, thread = (int)syscall(SYS_gettid);
     if (!file)
         return (int)syscall(call, fd);
-    if (mode == FAIL && file->kind == 'f' && strstr(file->path, ".jsonl")) {
+    if ((mode == FAIL || mode == HANG) && file->kind == 'f' && strstr(file->path, ".jsonl")) {
         pthread_mutex_lock(&one);
         if (inodes[known(fd, &stat)].failed)
             tell(NULL, 0, "again %s\n", file->path);
@@ -439,7 +464,7 @@ static int syncing(int fd, long call) {
     pthread_mutex_lock(&one);
     if (result == 0 && mode == RECORD)
         tell(NULL, 0, "E %d\n", thread);
-    if (result == 0 && mode == FAIL && file->kind == 'f') {
+    if (result == 0 && (mode == FAIL || mode == HANG) && file->kind == 'f') {
         i = known(fd, &stat);
         inodes[i].synced = stat.st_size;
     }

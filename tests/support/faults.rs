@@ -85,6 +85,20 @@ impl Place {
         self.dir.path().join("clear")
     }
 
+    /// While this is there, calls of a kind hang.
+    pub fn hang(&self, kind: char) -> PathBuf {
+        self.dir.path().join(format!("hang.{kind}"))
+    }
+
+    /// Waits until the shim has written down that a call hangs.
+    pub fn wait_for_one_that_hangs(&self) {
+        let begun = Instant::now();
+        while !self.lines().iter().any(|line| line.starts_with("hangs")) {
+            assert!(begun.elapsed() < HANGS, "nothing hangs");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The files below the root, those with one extension or all ("").
     pub fn files(&self, extension: &str) -> Vec<PathBuf> {
         let mut files = support::files(&self.disk());
@@ -103,13 +117,19 @@ impl Place {
     /// This binary, to play a part in this place, under the shim.
     pub fn play(&self, part: &str, url: &str, faults: &[(&str, String)]) -> Command {
         let mut command = play(part, &self.root(), url);
+        self.spoil(&mut command, faults);
+        command
+    }
+
+    /// Puts a program under the shim.
+    pub fn spoil(&self, command: &mut Command, faults: &[(&str, String)]) {
         command
             .env("LD_PRELOAD", shim().unwrap())
             .env("FAULT_DIR", self.disk())
             .env("FAULT_LOG", self.log())
             .env("FAULT_CLEAR", self.clear())
+            .env("FAULT_HANG", self.dir.path().join("hang"))
             .envs(faults.iter().map(|(key, value)| (*key, value)));
-        command
     }
 }
 
