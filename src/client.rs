@@ -13,7 +13,7 @@ use crate::backoff::uniform;
 use crate::batch::BatchLimits;
 use crate::budget::Budget;
 use crate::config::{self, Config, Storage, WhenFull};
-use crate::desk::{self, Board, Desk, Message};
+use crate::desk::{Board, Desk, Message};
 use crate::directory::Directory;
 use crate::error::{Error, IoContext, Result};
 use crate::events::Events;
@@ -360,7 +360,7 @@ impl Client {
         let board = self.inner.board();
         let (position, failure) = self.inner.position();
         let (appended, appended_bytes) = self.inner.log.accepted();
-        let pending = desk::pending(&self.inner.log, &board);
+        let pending = self.inner.pending(&board);
         let events = self.inner.events.counts();
         Stats {
             appended,
@@ -413,7 +413,7 @@ impl Client {
     fn ask(
         &self,
         deadline: Duration,
-        message: impl FnOnce(Instant, Sender<Receipt>) -> Message,
+        message: impl FnOnce(Instant, Sender<()>) -> Message,
     ) -> Result<Receipt> {
         let stopped = || Error::Stopped("it takes no more messages".to_owned());
         let (reply, answer) = mpsc::channel();
@@ -424,9 +424,8 @@ impl Client {
             .send(message(now + deadline, reply))
             .map_err(|_| stopped())?;
         match answer.recv_timeout(deadline) {
-            Ok(receipt) => Ok(receipt),
-            Err(mpsc::RecvTimeoutError::Timeout) => Ok(self.inner.receipt()),
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(stopped()),
+            _ => Ok(self.inner.receipt()),
         }
     }
 }
@@ -443,7 +442,7 @@ impl Inner {
     /// Does with the log what a disk that hangs can hold up, but waits for it no longer than that.
     fn within(&self, deadline: Duration, work: fn(&Log)) {
         // Nothing is sent: the other end goes when it is done.
-        let (open, closed) = mpsc::channel::<Receipt>();
+        let (open, closed) = mpsc::channel::<()>();
         let log = Arc::clone(&self.log);
         let run = move || {
             work(&log);
@@ -508,8 +507,29 @@ impl Inner {
         true
     }
 
+    /// What can be said of the records at this moment, even while storage hangs.
     fn receipt(&self) -> Receipt {
-        desk::receipt(&self.log, &self.board(), self.directory.as_ref())
+        let board = self.board();
+        let pending = self.pending(&board);
+        let directory = self.directory.as_ref();
+        Receipt {
+            delivered: board.settled.delivered,
+            pending,
+            rejected: board.settled.rejected,
+            corrupt: board.settled.corrupt,
+            dropped: board.dropped,
+            dir: directory.map(|directory| directory.path().to_owned()),
+            error: board.last_error.filter(|_| pending > 0),
+        }
+    }
+
+    /// Own records that have not left the log.
+    fn pending(&self, board: &Board) -> u64 {
+        let (records, accepted) = self.log.accepted();
+        match accepted > self.log.delivered() {
+            true => records.saturating_sub(board.own_records).max(1),
+            false => 0,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::http::{Answer, Request, Server};
 use crate::log::Log;
 use crate::post::Post;
 use crate::replay::Host;
-use crate::report::{Event, Receipt};
+use crate::report::Event;
 
 /// What the thread is told, and what the one is told that sends for it.
 pub(crate) enum Message {
@@ -24,12 +24,12 @@ pub(crate) enum Message {
     Flush {
         position: u64,
         deadline: Instant,
-        reply: Sender<Receipt>,
+        reply: Sender<()>,
     },
     /// Take no more records, deliver what is there until the deadline, then end.
     Finish {
         deadline: Instant,
-        reply: Sender<Receipt>,
+        reply: Sender<()>,
     },
     /// End; the log is closed already.
     Close,
@@ -86,7 +86,7 @@ pub(crate) struct Desk {
 pub(crate) struct Flush {
     position: u64,
     deadline: Instant,
-    reply: Sender<Receipt>,
+    reply: Sender<()>,
 }
 
 impl Desk {
@@ -112,7 +112,8 @@ impl Desk {
             self.serve(message);
         }
         self.note_age();
-        self.expire_flushes();
+        let now = Instant::now();
+        self.answer(|flush| flush.deadline <= now);
     }
 
     fn note_age(&mut self) {
@@ -152,7 +153,7 @@ impl Desk {
         }
     }
 
-    fn add_flush(&mut self, position: u64, deadline: Instant, reply: Sender<Receipt>) {
+    fn add_flush(&mut self, position: u64, deadline: Instant, reply: Sender<()>) {
         self.hurry = true;
         self.flushes.push(Flush {
             position,
@@ -165,46 +166,27 @@ impl Desk {
     /// or when the next attempt comes after the deadline.
     pub fn answer_flushes(&mut self) {
         let position = self.log.delivered();
-        let synced = self.log.position().synced;
+        let synced = self.log.synced();
         let sends = self.server.is_some();
         let next_attempt = self.board().next_attempt;
         let untidy = self.closing && self.log.oldest_file().is_some();
-        let receipt = self.receipt();
-        self.flushes.retain(|flush| {
+        self.answer(|flush| {
             let too_late = next_attempt.is_some_and(|at| at > flush.deadline);
             let delivered = position >= flush.position && !untidy;
             let written = !sends && synced >= flush.position;
-            let done = delivered || written || too_late;
+            delivered || written || too_late
+        });
+    }
+
+    fn answer(&mut self, is_done: impl Fn(&Flush) -> bool) {
+        self.flushes.retain(|flush| {
+            let done = is_done(flush);
             if done {
                 // Whoever asked may have gone away.
-                let _ = flush.reply.send(receipt.clone());
+                let _ = flush.reply.send(());
             }
             !done
         });
-    }
-
-    fn expire_flushes(&mut self) {
-        let now = Instant::now();
-        if self.flushes.iter().all(|flush| flush.deadline > now) {
-            return;
-        }
-        let receipt = self.receipt();
-        self.flushes.retain(|flush| {
-            let expired = flush.deadline <= now;
-            if expired {
-                let _ = flush.reply.send(receipt.clone());
-            }
-            !expired
-        });
-    }
-
-    fn receipt(&self) -> Receipt {
-        let board = self.board().clone();
-        receipt(&self.log, &board, self.directory.as_ref())
-    }
-
-    pub fn own_position(&self, position: u64) {
-        self.log.set_delivered(position);
     }
 
     /// Storage failed; the records are where they were.
@@ -273,25 +255,3 @@ fn cannot_send(why: String) -> Answer {
     }
 }
 
-/// What can be said of the records at this moment, even while storage hangs.
-pub(crate) fn receipt(log: &Log, board: &Board, directory: Option<&Directory>) -> Receipt {
-    let pending = pending(log, board);
-    Receipt {
-        delivered: board.settled.delivered,
-        pending,
-        rejected: board.settled.rejected,
-        corrupt: board.settled.corrupt,
-        dropped: board.dropped,
-        dir: directory.map(|directory| directory.path().to_owned()),
-        error: board.last_error.clone().filter(|_| pending > 0),
-    }
-}
-
-/// Own records that have not left the log.
-pub(crate) fn pending(log: &Log, board: &Board) -> u64 {
-    let (records, accepted) = log.accepted();
-    match accepted > log.delivered() {
-        true => records.saturating_sub(board.own_records).max(1),
-        false => 0,
-    }
-}

@@ -75,7 +75,7 @@ impl Log {
 
     /// How much of all that was appended is synced, in bytes.
     pub fn synced(&self) -> u64 {
-        self.log.position().synced
+        self.log.synced()
     }
 
     /// How much was accepted, in bytes.

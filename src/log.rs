@@ -354,6 +354,7 @@ impl Log {
         self.lock()
     }
 
+    #[cfg(test)]
     pub fn position(&self) -> Position {
         self.lock().position()
     }

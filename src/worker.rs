@@ -229,12 +229,12 @@ impl Worker {
                 let path = directory.file(&file.name, Extension::Jsonl);
                 if file.sealed && !path.exists() {
                     self.desk.log.forget(&file.name);
-                    self.desk.own_position(file.base + file.end.offset());
+                    self.desk.log.set_delivered(file.base + file.end.offset());
                     continue;
                 }
                 let checkpoint = directory.file(&file.name, Extension::Checkpoint);
                 let delivered = checkpoint::read(&checkpoint).min(file.end.offset());
-                self.desk.own_position(file.base + delivered);
+                self.desk.log.set_delivered(file.base + delivered);
                 if delivered < file.end.offset() || file.sealed {
                     return Err(Error::Stopped(format!(
                         "{} is being delivered by another process",
@@ -250,7 +250,7 @@ impl Worker {
             let end = Drain::own_end(file.end, file.sealed);
             let progress = self.replay.step(drain, end, &mut self.desk)?;
             let offset = drain.offset();
-            self.desk.own_position(file.base + offset);
+            self.desk.log.set_delivered(file.base + offset);
             if let Progress::Settled(settled) = progress {
                 self.desk.board().own_records += settled.records;
             }
@@ -269,7 +269,7 @@ impl Worker {
 
     /// Somebody has cut an own file: what stood there is gone, and nobody may think it delivered.
     fn report_cut(&mut self, directory: &Directory, file: &OwnFile, offset: u64) {
-        self.desk.own_position(file.base + file.end.offset());
+        self.desk.log.set_delivered(file.base + file.end.offset());
         self.desk.board().settled.corrupt += 1;
         self.desk.tell(Event::Corrupt {
             path: Some(directory.file(&file.name, Extension::Jsonl)),
@@ -280,7 +280,7 @@ impl Worker {
     }
 
     fn step_memory(&mut self) -> Result<Progress> {
-        let synced = self.desk.log.position().synced;
+        let synced = self.desk.log.synced();
         let drain = match &mut self.own {
             Some(drain) => drain,
             None => self.own.insert(Drain::memory(Arc::clone(&self.desk.log))),
@@ -290,7 +290,7 @@ impl Worker {
             is_final: false,
         };
         let progress = self.replay.step(drain, end, &mut self.desk)?;
-        self.desk.own_position(drain.offset());
+        self.desk.log.set_delivered(drain.offset());
         if let Progress::Settled(settled) = progress {
             self.desk.board().own_records += settled.records;
         }
