@@ -10,7 +10,7 @@ use crate::drain::Settled;
 use crate::error::Error;
 use crate::events::Events;
 use crate::holdoff::HoldOff;
-use crate::http::{Answer, Request, Server};
+use crate::http::{Answer, Request, Server, retry};
 use crate::log::Log;
 use crate::post::Post;
 use crate::replay::Host;
@@ -206,7 +206,7 @@ impl Desk {
 impl Host for Desk {
     fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
         let Some(server) = self.server.clone() else {
-            return cannot_send("there is no server to send to".to_owned());
+            return retry("there is no server to send to".to_owned());
         };
         let start = || {
             let send = move |request| server.send(request);
@@ -214,13 +214,11 @@ impl Host for Desk {
         };
         let post = match self.post.take().map_or_else(start, Ok) {
             Ok(post) => post,
-            Err(error) => {
-                return cannot_send(format!("cannot start a thread for the request: {error}"));
-            }
+            Err(answer) => return answer,
         };
         self.answer = None;
         if !post.send(request) {
-            return cannot_send("the thread for requests has ended".to_owned());
+            return retry("the thread for requests has ended".to_owned());
         }
         self.post = Some(post);
         meanwhile();
@@ -246,12 +244,3 @@ impl Host for Desk {
         self.hold_off.as_ref()?.left(SystemTime::now())
     }
 }
-
-fn cannot_send(why: String) -> Answer {
-    Answer::Retry {
-        why,
-        after: None,
-        unanswered: false,
-    }
-}
-
