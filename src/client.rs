@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
@@ -432,11 +432,7 @@ impl Client {
 
 impl Inner {
     fn board(&self) -> Board {
-        self.lock_board().clone()
-    }
-
-    fn lock_board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        threads::lock(&self.board).clone()
     }
 
     /// Does with the log what a disk that hangs can hold up, but waits for it no longer than that.
@@ -457,7 +453,7 @@ impl Inner {
 
     /// What can be said of the log, or could when it last answered.
     fn position(&self) -> (Position, Option<Error>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = threads::lock(&self.seen);
         if let Some(now) = self.log.glance() {
             *seen = now;
         }
@@ -488,12 +484,12 @@ impl Inner {
             Ok(Some(discarded)) => discarded,
             Ok(None) => return false,
             Err(error) => {
-                self.lock_board().last_error = Some(error.to_string());
+                threads::lock(&self.board).last_error = Some(error.to_string());
                 return false;
             }
         };
         let is_own = self.log.is_own(&discarded.name);
-        let mut board = self.lock_board();
+        let mut board = threads::lock(&self.board);
         board.dropped += discarded.records;
         board.own_records += if is_own { discarded.records } else { 0 };
         drop(board);

@@ -1,7 +1,7 @@
 //! The thread's desk: messages and answers, the log's timers, who waits for a delivery.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::age::Marks;
@@ -15,6 +15,7 @@ use crate::log::Log;
 use crate::post::Post;
 use crate::replay::Host;
 use crate::report::Event;
+use crate::threads;
 
 /// What the thread is told, and what the one is told that sends for it.
 pub(crate) enum Message {
@@ -199,7 +200,7 @@ impl Desk {
     }
 
     pub fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        threads::lock(&self.board)
     }
 }
 

@@ -8,7 +8,7 @@ mod leftovers;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint;
@@ -24,6 +24,7 @@ use crate::refused::Refused;
 use crate::replay::{Host, Progress, Replay};
 use crate::report::Event;
 use crate::sys;
+use crate::threads;
 
 /// How long until a file that somebody else delivers, or storage that failed, is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -64,8 +65,8 @@ impl Worker {
         let board = Arc::clone(&self.desk.board);
         if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             log.leave_unattended();
-            let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.last_error = Some(Error::Stopped("it has panicked".to_owned()).to_string());
+            threads::lock(&board).last_error =
+                Some(Error::Stopped("it has panicked".to_owned()).to_string());
         }
     }
 
