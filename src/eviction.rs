@@ -1,7 +1,5 @@
 //! Dropping the oldest log file at the disk budget, for those who asked for that.
 
-use std::fs::OpenOptions;
-
 use crate::budget::allocated;
 use crate::directory::Directory;
 use crate::drain::{Discarded, Drain};
@@ -32,7 +30,7 @@ fn without_writer(directory: &Directory, missing: u64) -> Result<Vec<FileName>> 
     let mut bytes = 0;
     for name in directory.logs()? {
         let path = directory.file(&name, Extension::Jsonl);
-        let look = || match lock::open_plain(&path, OpenOptions::new().read(true))? {
+        let look = || match lock::read_plain(&path)? {
             Some(file) => Ok(Some((file.metadata()?, file))),
             None => Ok(None),
         };

@@ -12,7 +12,7 @@ use crate::directory::Directory;
 use crate::error::{Error, IoContext, Result};
 #[cfg(any(test, fuzzing))]
 use crate::faults;
-use crate::lock::{Held, flock_if_supported, still_names};
+use crate::lock::{Held, if_supported, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
 
@@ -105,7 +105,7 @@ impl Segment {
     ) -> Result<Option<Segment>> {
         let lock_path = directory.file(name, Extension::Lock);
         let hold = |lock: &mut File| {
-            if !flock_if_supported(lock)? {
+            if !if_supported(sys::try_flock(lock))? {
                 return Ok(false);
             }
             write!(lock, "{}", std::process::id())?;
