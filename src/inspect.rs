@@ -19,8 +19,8 @@ use crate::name::{Extension, FileName};
 use crate::record::{Fault, Kind};
 use crate::window::Bytes;
 
-/// A record is read back whatever limit its writer had, as long as it fits in memory.
-const LIMITS: BatchLimits = BatchLimits {
+/// Looking takes this much memory, and one record, which is read whatever limit its writer had.
+pub(crate) const LIMITS: BatchLimits = BatchLimits {
     records: 1_000,
     bytes: 1 << 20,
     record: config::READ_LIMIT,

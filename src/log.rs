@@ -320,8 +320,9 @@ impl Log {
         self.lock().closed = true;
         let mut synced = self.sync();
         let mut state = self.when_quiet(self.lock());
-        if state.current.as_ref().is_some_and(Segment::is_gone) {
-            synced = self.recover(&mut state, recover::removed());
+        let gone = state.current.as_ref().filter(|current| current.is_gone());
+        if let Some(gone) = gone.map(Segment::gone) {
+            synced = self.recover(&mut state, gone);
         }
         state.seal_the_last();
         self.wake_waiters(&state);

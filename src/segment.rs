@@ -175,6 +175,11 @@ impl Segment {
         self.file.is_gone()
     }
 
+    /// What there is to say when it is gone.
+    pub fn gone(&self) -> Error {
+        self.file.gone()
+    }
+
     /// Leaves a file behind that is gone, or has a name elsewhere that is somebody else's affair.
     pub fn abandon(self) {
         // Best effort: a `.lock` without a log means nothing.
@@ -267,14 +272,18 @@ impl SegmentFile {
         if !name_synced {
             self.directory.sync()?;
         }
-        if self.is_gone() {
-            let gone = io::Error::new(
-                io::ErrorKind::NotFound,
-                "somebody has removed the file while it was written to",
-            );
-            return Err(Error::from_io("sync", &path(), gone));
+        match self.is_gone() {
+            true => Err(self.gone()),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    fn gone(&self) -> Error {
+        let gone = io::Error::new(
+            io::ErrorKind::NotFound,
+            "somebody has removed the file while it was written to",
+        );
+        Error::from_io("sync", &self.path(Extension::Jsonl), gone)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -7,6 +7,7 @@
 mod leftovers;
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -135,7 +136,10 @@ impl Worker {
         let own = match later(self.replay.next_attempt()) {
             None => {
                 let step = self.step_own();
-                is_busy = matches!(step, Ok(Progress::Settled(_)));
+                if let Ok(Progress::Settled(settled)) = &step {
+                    self.desk.board().own_records += settled.records;
+                    is_busy = true;
+                }
                 self.come_back(step, |worker| worker.replay.next_attempt())
             }
             at => at,
@@ -237,10 +241,8 @@ impl Worker {
                 let delivered = checkpoint::read(&checkpoint).min(file.end.offset());
                 self.desk.log.set_delivered(file.base + delivered);
                 if delivered < file.end.offset() || file.sealed {
-                    return Err(Error::Stopped(format!(
-                        "{} is being delivered by another process",
-                        path.display()
-                    )));
+                    let other = io::Error::other("another process is at it; the records are kept");
+                    return Err(Error::from_io("deliver", &path, other));
                 }
                 return Ok(Progress::Idle);
             };
@@ -252,9 +254,6 @@ impl Worker {
             let progress = self.replay.step(drain, end, &mut self.desk)?;
             let offset = drain.offset();
             self.desk.log.set_delivered(file.base + offset);
-            if let Progress::Settled(settled) = progress {
-                self.desk.board().own_records += settled.records;
-            }
             if progress != Progress::Idle || !file.sealed {
                 return Ok(progress);
             }
@@ -292,9 +291,6 @@ impl Worker {
         };
         let progress = self.replay.step(drain, end, &mut self.desk)?;
         self.desk.log.set_delivered(drain.offset());
-        if let Progress::Settled(settled) = progress {
-            self.desk.board().own_records += settled.records;
-        }
         Ok(progress)
     }
 
