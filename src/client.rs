@@ -1,32 +1,29 @@
 //! The handle that a program holds: append, tickets, sync, flush, finish.
 
+mod open;
+mod stats;
+
 use std::fmt;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::age::Marks;
-use crate::backoff::uniform;
-use crate::batch::BatchLimits;
 use crate::budget::Budget;
-use crate::config::{self, Config, Storage, WhenFull};
-use crate::desk::{Board, Desk, Message};
+use crate::config::Config;
+use crate::desk::{Board, Message};
 use crate::directory::Directory;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::eviction::drop_oldest;
-use crate::holdoff::HoldOff;
-use crate::http::Server;
 use crate::json::quoted;
-use crate::log::{Limits, Log, Position};
+use crate::log::{Log, Position};
+use crate::policy::WhenFull;
 use crate::record::{Kind, Line};
-use crate::replay::{Replay, random};
-use crate::report::{Event, Receipt, Stats};
+use crate::report::{Event, Receipt};
 use crate::threads;
-use crate::worker::Worker;
 
 /// "For ever" is as good as a century, and no clock overflows.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -118,105 +115,14 @@ impl Client {
         Client::open(Config::from_env(project)?)
     }
 
-    /// Opens a client: makes its directory and its first file, and starts its thread. Leftovers
-    /// of earlier processes in the same directory are delivered too.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a setting that cannot be used; [`Error::Io`] if the directory or the
-    /// file cannot be made.
-    pub fn open(config: Config) -> Result<Client> {
-        config.check()?;
-        let server = match config.sender {
-            true => Some(Server::new(
-                &config.server,
-                config.api_key.as_deref(),
-                config.request_timeout,
-            )?),
-            false => None,
-        };
-        // A program that changes its working directory keeps its log.
-        let root = std::path::absolute(&config.root).doing("find", &config.root)?;
-        let directory = match config.storage {
-            Storage::Disk => {
-                let path = root.join(&config.entity).join(&config.project);
-                let directory = Directory::create(&path)?;
-                directory.sync_way()?;
-                Some(directory)
-            }
-            Storage::Memory => None,
-        };
-        let hold_off = match (&directory, &server) {
-            (Some(_), Some(server)) => Some(HoldOff::new(&root, server.url())),
-            _ => None,
-        };
-        let events = Events::new(config.on_event.clone());
-        let (outbox, inbox) = mpsc::channel();
-        let waker = outbox.clone();
-        let log = Arc::new(Log::open(
-            directory.clone(),
-            limits(&config),
-            Box::new(move || {
-                // A thread that is gone cannot be woken; `flush` and `finish` say so.
-                let _ = waker.send(Message::Wake);
-            }),
-        )?);
-        let board = Arc::new(Mutex::new(Board::default()));
-        let worker = Worker {
-            desk: Desk {
-                log: Arc::clone(&log),
-                board: Arc::clone(&board),
-                directory: directory.clone(),
-                server,
-                events: Arc::clone(&events),
-                hold_off,
-                marks: Marks::default(),
-                inbox,
-                outbox: outbox.clone(),
-                flushes: Vec::new(),
-                post: None,
-                answer: None,
-                closing: false,
-                hurry: false,
-            },
-            replay: Replay::new(batch_limits(&config)),
-            own: None,
-            leftover: None,
-            leftover_replay: Replay::new(batch_limits(&config)),
-            leftovers: Default::default(),
-            parked: Vec::new(),
-            refused: Default::default(),
-            deferred: Default::default(),
-            searched: None,
-            adopted: None,
-            leftovers_from: Some(Instant::now() + uniform(config.start_jitter, random())),
-            passed_over: 0,
-        };
-        threads::start("weave-wal", Box::new(move || worker.guarded()))
-            .map_err(|error| Error::Stopped(format!("it could not be started: {error}")))?;
-        Ok(Client {
-            inner: Arc::new(Inner {
-                project_id: format!("{}/{}", config.entity, config.project),
-                record_limit: config.record_limit,
-                budget: Budget::new(root, config.disk_budget, config.free_space_floor),
-                when_full: config.when_full,
-                log,
-                board,
-                events,
-                seen: Mutex::default(),
-                directory,
-                thread: outbox,
-            }),
-        })
-    }
-
     /// Appends a record. When this returns, it is as safe as the client's
     /// [`Durability`](crate::Durability) says; by default the process may die at once and the
     /// record is delivered later. The [`Ticket`] can wait for more.
     ///
     /// # Errors
     /// The record was not accepted: [`Error::Record`] if it is no JSON object or too large,
-    /// [`Error::QueueFull`], [`Error::NoRoom`] at the disk budget or the free-space floor, [`Error::Io`], [`Error::Degraded`], [`Error::Closed`],
-    /// [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
+    /// [`Error::QueueFull`], [`Error::NoRoom`] at the disk budget or the free-space floor,
+    /// [`Error::Io`], [`Error::Degraded`], [`Error::Closed`], [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
     /// the sync that failed; then the record may be delivered all the same.
     pub fn append(&self, kind: Kind, req: &Value) -> Result<Ticket> {
         self.append_json(kind, &serialized("", req, "")?)
@@ -347,52 +253,6 @@ impl Client {
         })
     }
 
-    /// What this client has done so far. It never waits long, whatever hangs: while a write does,
-    /// the counts of what was written and synced are those from before it.
-    pub fn stats(&self) -> Stats {
-        // In a forked child another thread may have held what is locked here.
-        if let Err(error) = self.inner.log.check_process() {
-            return Stats {
-                last_error: Some(error.to_string()),
-                ..Stats::default()
-            };
-        }
-        let board = self.inner.board();
-        let (position, failure) = self.inner.position();
-        let (appended, appended_bytes) = self.inner.log.accepted();
-        let pending = self.inner.pending(&board);
-        let events = self.inner.events.counts();
-        Stats {
-            appended,
-            appended_bytes,
-            written_bytes: position.written,
-            synced_bytes: position.synced,
-            pending,
-            pending_bytes: appended_bytes.saturating_sub(self.inner.log.delivered()),
-            oldest_pending: oldest_pending(&board, pending),
-            leftover_files: board.leftover_files,
-            dropped: board.dropped,
-            resent: board.resent,
-            disk_bytes: self.inner.budget.used(),
-            events_missed: events.missed,
-            event_panics: events.panics,
-            delivered: board.settled.delivered,
-            rejected: board.settled.rejected,
-            corrupt: board.settled.corrupt,
-            requests: board.requests,
-            retries: board.retries,
-            queue_bytes: position.queued,
-            last_error: match failure {
-                Some(failure) => Some(failure.to_string()),
-                None => board.last_error,
-            },
-            paused: board.paused,
-            next_attempt: board
-                .next_attempt
-                .map(|at| at.saturating_duration_since(Instant::now())),
-        }
-    }
-
     fn append_wrapped(&self, kind: Kind, key: &str, value: &Value) -> Result<Ticket> {
         let before = format!("{{\"{key}\":");
         self.append_json(kind, &serialized(&before, value, "}")?)
@@ -431,10 +291,6 @@ impl Client {
 }
 
 impl Inner {
-    fn board(&self) -> Board {
-        threads::lock(&self.board).clone()
-    }
-
     /// Does with the log what a disk that hangs can hold up, but waits for it no longer than that.
     fn within(&self, deadline: Duration, work: fn(&Log)) {
         // Nothing is sent: the other end goes when it is done.
@@ -449,15 +305,6 @@ impl Inner {
             // Without a thread there is nobody else to wait.
             Err(_) => work(&self.log),
         }
-    }
-
-    /// What can be said of the log, or could when it last answered.
-    fn position(&self) -> (Position, Option<Error>) {
-        let mut seen = threads::lock(&self.seen);
-        if let Some(now) = self.log.glance() {
-            *seen = now;
-        }
-        seen.clone()
     }
 
     /// Books room on the disk for a record.
@@ -502,31 +349,6 @@ impl Inner {
         }
         true
     }
-
-    /// What can be said of the records at this moment, even while storage hangs.
-    fn receipt(&self) -> Receipt {
-        let board = self.board();
-        let pending = self.pending(&board);
-        let directory = self.directory.as_ref();
-        Receipt {
-            delivered: board.settled.delivered,
-            pending,
-            rejected: board.settled.rejected,
-            corrupt: board.settled.corrupt,
-            dropped: board.dropped,
-            dir: directory.map(|directory| directory.path().to_owned()),
-            error: board.last_error.filter(|_| pending > 0),
-        }
-    }
-
-    /// Own records that have not left the log.
-    fn pending(&self, board: &Board) -> u64 {
-        let (records, accepted) = self.log.accepted();
-        match accepted > self.log.delivered() {
-            true => records.saturating_sub(board.own_records).max(1),
-            false => 0,
-        }
-    }
 }
 
 impl Drop for Inner {
@@ -549,34 +371,6 @@ fn serialized(before: &str, value: &Value, after: &str) -> Result<Vec<u8>> {
     serde_json::to_writer(&mut json, value).map_err(|error| Error::Record(error.to_string()))?;
     json.extend_from_slice(after.as_bytes());
     Ok(json)
-}
-
-fn oldest_pending(board: &Board, pending: u64) -> Option<Duration> {
-    let own = board.oldest.filter(|_| pending > 0).map(|at| at.elapsed());
-    let begun = board.leftover_begun;
-    let leftover = begun.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-    own.into_iter().chain(leftover).max()
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        durability: config.durability,
-        sync_interval: config.sync_interval,
-        // A file that is being written to can neither be removed nor dropped: it must not be what
-        // fills the budget.
-        segment_bytes: config.segment_bytes.min(config.disk_budget.div_ceil(8)),
-        queue_records: config.queue_records as u64,
-        queue_bytes: config.queue_bytes,
-        queue_wait: config.queue_wait,
-    }
-}
-
-fn batch_limits(config: &Config) -> BatchLimits {
-    BatchLimits {
-        records: config.batch_records,
-        bytes: config.batch_bytes,
-        record: config.record_limit.max(config::READ_LIMIT),
-    }
 }
 
 #[cfg(test)]

@@ -177,6 +177,7 @@ mod lock;
 mod log;
 mod name;
 mod orphans;
+mod policy;
 mod post;
 pub mod reader;
 mod record;
@@ -209,8 +210,9 @@ mod collector;
 mod collector_tests;
 
 pub use client::{Client, Ticket};
-pub use config::{Config, Durability, Storage, WhenFull};
+pub use config::Config;
 pub use error::{Error, Result};
+pub use policy::{Durability, Storage, WhenFull};
 pub use record::{Fault, Kind, Record, parse};
 pub use report::{Event, Receipt, Stats};
 pub use sender::{Sender, Summary, Until};

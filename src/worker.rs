@@ -12,6 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backoff::uniform;
+use crate::batch::{BatchLimits, End};
 use crate::checkpoint;
 use crate::deferral::Deferrals;
 use crate::desk::Desk;
@@ -22,7 +24,7 @@ use crate::lock::Adoption;
 use crate::log::OwnFile;
 use crate::name::{Extension, FileName};
 use crate::refused::Refused;
-use crate::replay::{Host, Progress, Replay};
+use crate::replay::{Host, Progress, Replay, random};
 use crate::report::Event;
 use crate::sys;
 use crate::threads;
@@ -37,29 +39,48 @@ const LOOK_AT_HELD: Duration = Duration::from_millis(500);
 const LIVE_FIRST: u32 = 3;
 
 pub(crate) struct Worker {
-    pub desk: Desk,
-    pub replay: Replay,
+    desk: Desk,
+    replay: Replay,
     /// The own file that is being delivered.
-    pub own: Option<Drain>,
-    pub leftover: Option<Drain>,
+    own: Option<Drain>,
+    leftover: Option<Drain>,
     /// Leftovers have a state of their own: what is wrong with them holds nothing else up.
-    pub leftover_replay: Replay,
-    pub leftovers: VecDeque<FileName>,
+    leftover_replay: Replay,
+    leftovers: VecDeque<FileName>,
     /// Leftovers with an end that waits, of whose batch something is delivered: what is known of
     /// that would be lost if they were closed.
-    pub parked: Vec<Drain>,
-    pub refused: Refused,
-    pub deferred: Deferrals,
-    pub searched: Option<Instant>,
+    parked: Vec<Drain>,
+    refused: Refused,
+    deferred: Deferrals,
+    searched: Option<Instant>,
     /// The right to deliver the leftovers, while there are any.
-    pub adopted: Option<Adoption>,
+    adopted: Option<Adoption>,
     /// Leftovers are let be until then.
-    pub leftovers_from: Option<Instant>,
+    leftovers_from: Option<Instant>,
     /// Own batches in a row for which leftovers have waited.
-    pub passed_over: u32,
+    passed_over: u32,
 }
 
 impl Worker {
+    /// Leftovers are let be for a random time of up to `start_jitter`.
+    pub fn new(desk: Desk, limits: BatchLimits, start_jitter: Duration) -> Worker {
+        Worker {
+            desk,
+            replay: Replay::new(limits),
+            own: None,
+            leftover: None,
+            leftover_replay: Replay::new(limits),
+            leftovers: VecDeque::new(),
+            parked: Vec::new(),
+            refused: Refused::default(),
+            deferred: Deferrals::default(),
+            searched: None,
+            adopted: None,
+            leftovers_from: Some(Instant::now() + uniform(start_jitter, random())),
+            passed_over: 0,
+        }
+    }
+
     /// Runs; should it ever panic, the callers go on without it and are told so.
     pub fn guarded(self) {
         let log = Arc::clone(&self.desk.log);
@@ -285,7 +306,7 @@ impl Worker {
             Some(drain) => drain,
             None => self.own.insert(Drain::memory(Arc::clone(&self.desk.log))),
         };
-        let end = crate::batch::End {
+        let end = End {
             offset: synced,
             is_final: false,
         };
