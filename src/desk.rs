@@ -10,10 +10,10 @@ use crate::drain::Settled;
 use crate::error::Error;
 use crate::events::Events;
 use crate::holdoff::HoldOff;
+use crate::host::Host;
 use crate::http::{Answer, Request, Server, retry};
 use crate::log::Log;
 use crate::post::Post;
-use crate::replay::Host;
 use crate::report::Event;
 use crate::threads;
 

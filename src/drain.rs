@@ -195,7 +195,10 @@ impl Drain {
         });
         self.batch = Some(match ahead {
             Some((_, batch)) => self.adopt(batch),
-            None => self.read_batch(self.offset, end, limits)?,
+            None => {
+                let read = self.read_batch(self.offset, end, limits);
+                read.map_err(|error| self.read_error(error))?
+            }
         });
         Ok(())
     }
@@ -218,9 +221,8 @@ impl Drain {
     }
 
     /// Reads the records from `start` on.
-    pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> Result<Batch> {
-        let batch = Batch::read_to_send(self.bytes(), start, end, limits)
-            .map_err(|error| self.read_error(error))?;
+    pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> io::Result<Batch> {
+        let batch = Batch::read_to_send(self.bytes(), start, end, limits)?;
         Ok(self.adopt(batch))
     }
 

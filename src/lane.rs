@@ -9,9 +9,10 @@ use crate::deferral::Deferrals;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::name::{Extension, FileName};
 use crate::refused::Refused;
-use crate::replay::{HOLD, Host, Progress, Replay};
+use crate::replay::{HOLD, Progress, Replay};
 use crate::report::Event;
 
 /// So many files stay open while their ends wait for other files.

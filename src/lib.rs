@@ -169,6 +169,7 @@ mod form;
 pub mod fuzzing;
 mod halves;
 mod holdoff;
+mod host;
 mod http;
 pub mod inspect;
 mod json;

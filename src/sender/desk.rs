@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Until;
 use crate::desk::Message;
 use crate::holdoff::HoldOff;
+use crate::host::Host;
 use crate::http::{Answer, Request, Server, retry};
 use crate::post::Post;
-use crate::replay::Host;
 use crate::report::Event;
 
 /// How often a stop, the deadline and new files are looked for.
