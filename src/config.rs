@@ -186,7 +186,8 @@ impl Config {
         self
     }
 
-    /// The longest record, in bytes of its line, that is accepted or read. Default: 16 MiB.
+    /// The longest record, in bytes of its line, that is accepted. Default: 16 MiB. What others have
+    /// logged is read up to 64 MiB, or up to this if it is more.
     pub fn record_limit(mut self, record_limit: usize) -> Self {
         self.record_limit = record_limit;
         self
