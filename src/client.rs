@@ -203,17 +203,12 @@ impl Client {
     /// still pending at the deadline is no error: the [`Receipt`] says so.
     pub fn flush(&self, deadline: Duration) -> Result<Receipt> {
         self.inner.log.check_process()?;
-        let begun = Instant::now();
         let (_, position) = self.inner.log.accepted();
-        let receipt = self.ask(deadline, |deadline, reply| Message::Flush {
+        self.ask(deadline, |deadline, reply| Message::Flush {
             position,
             deadline,
             reply,
-        });
-        self.inner
-            .events
-            .wait(deadline.saturating_sub(begun.elapsed()));
-        receipt
+        })
     }
 
     /// Ends the client: no more records, everything synced, delivered as far as possible within
@@ -225,25 +220,20 @@ impl Client {
                 ..Receipt::default()
             };
         }
-        let begun = Instant::now();
+        let until = Instant::now() + deadline.min(LONGEST);
+        let left = || until.saturating_duration_since(Instant::now());
         // Whatever the thread is at, what is only buffered is in the file from here on.
         if self.inner.log.is_buffering() {
-            self.inner.within(deadline, Log::write_if_free);
+            self.inner.within(left(), Log::write_if_free);
         }
-        let deadline = deadline.saturating_sub(begun.elapsed());
-        let begun = Instant::now();
-        let asked = self.ask(deadline, |deadline, reply| Message::Finish {
+        let asked = self.ask(left(), |deadline, reply| Message::Finish {
             deadline,
             reply,
         });
-        self.inner
-            .events
-            .wait(deadline.saturating_sub(begun.elapsed()));
         asked.unwrap_or_else(|stopped| {
             // The thread has ended, after an earlier `finish` perhaps. What can be done without it
             // is to make the records safe.
-            let left = deadline.saturating_sub(begun.elapsed());
-            self.inner.within(left, |log| drop(log.close()));
+            self.inner.within(left(), |log| drop(log.close()));
             let receipt = self.inner.receipt();
             let error = receipt.error.unwrap_or_else(|| stopped.to_string());
             Receipt {
@@ -269,24 +259,27 @@ impl Client {
         })
     }
 
-    /// Asks the thread and waits for its answer, but never beyond the deadline.
+    /// Asks the thread and waits for its answer, and for the event handler to have seen what led
+    /// to it, but never beyond the deadline.
     fn ask(
         &self,
         deadline: Duration,
         message: impl FnOnce(Instant, Sender<()>) -> Message,
     ) -> Result<Receipt> {
-        let stopped = || Error::Stopped("it takes no more messages".to_owned());
         let (reply, answer) = mpsc::channel();
-        let now = Instant::now();
         let deadline = deadline.min(LONGEST);
-        self.inner
-            .thread
-            .send(message(now + deadline, reply))
-            .map_err(|_| stopped())?;
-        match answer.recv_timeout(deadline) {
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(stopped()),
+        let until = Instant::now() + deadline;
+        // If the thread is gone, so is the other end of this.
+        let _ = self.inner.thread.send(message(until, reply));
+        let receipt = match answer.recv_timeout(deadline) {
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(Error::Stopped("it takes no more messages".to_owned()))
+            }
             _ => Ok(self.inner.receipt()),
-        }
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        self.inner.events.wait(left);
+        receipt
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sending what is in a log: the three classes of failure, and the search for the bad record.
+//! Sending what is in a log, step by step, and what the three classes of failure come to.
 //!
 //! - *Transient* (no connection, 5xx and the like): the same records again, with exponential
 //!   backoff and full jitter, for ever.
