@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::desk::{Board, Message};
+use crate::desk::{Board, Flush, Message};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -203,12 +203,7 @@ impl Client {
     /// still pending at the deadline is no error: the [`Receipt`] says so.
     pub fn flush(&self, deadline: Duration) -> Result<Receipt> {
         self.inner.log.check_process()?;
-        let (_, position) = self.inner.log.accepted();
-        self.ask(deadline, |deadline, reply| Message::Flush {
-            position,
-            deadline,
-            reply,
-        })
+        self.ask(deadline, Message::Flush)
     }
 
     /// Ends the client: no more records, everything synced, delivered as far as possible within
@@ -226,10 +221,7 @@ impl Client {
         if self.inner.log.is_buffering() {
             self.inner.within(left(), Log::write_if_free);
         }
-        let asked = self.ask(left(), |deadline, reply| Message::Finish {
-            deadline,
-            reply,
-        });
+        let asked = self.ask(left(), Message::Finish);
         asked.unwrap_or_else(|stopped| {
             // The thread has ended, after an earlier `finish` perhaps. What can be done without it
             // is to make the records safe.
@@ -261,23 +253,25 @@ impl Client {
 
     /// Asks the thread and waits for its answer, and for the event handler to have seen what led
     /// to it, but never beyond the deadline.
-    fn ask(
-        &self,
-        deadline: Duration,
-        message: impl FnOnce(Instant, Sender<()>) -> Message,
-    ) -> Result<Receipt> {
+    fn ask(&self, wait: Duration, message: fn(Flush) -> Message) -> Result<Receipt> {
+        let (_, position) = self.inner.log.accepted();
         let (reply, answer) = mpsc::channel();
-        let deadline = deadline.min(LONGEST);
-        let until = Instant::now() + deadline;
+        let wait = wait.min(LONGEST);
+        let deadline = Instant::now() + wait;
+        let flush = Flush {
+            position,
+            deadline,
+            reply,
+        };
         // If the thread is gone, so is the other end of this.
-        let _ = self.inner.thread.send(message(until, reply));
-        let receipt = match answer.recv_timeout(deadline) {
+        let _ = self.inner.thread.send(message(flush));
+        let receipt = match answer.recv_timeout(wait) {
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 Err(Error::Stopped("it takes no more messages".to_owned()))
             }
             _ => Ok(self.inner.receipt()),
         };
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         self.inner.events.wait(left);
         receipt
     }

@@ -22,16 +22,9 @@ pub(crate) enum Message {
     /// Something was appended while it slept.
     Wake,
     /// Answer when everything before the position is delivered, or at the deadline.
-    Flush {
-        position: u64,
-        deadline: Instant,
-        reply: Sender<()>,
-    },
+    Flush(Flush),
     /// Take no more records, deliver what is there until the deadline, then end.
-    Finish {
-        deadline: Instant,
-        reply: Sender<()>,
-    },
+    Finish(Flush),
     /// End; the log is closed already.
     Close,
     /// A request was answered.
@@ -84,10 +77,11 @@ pub(crate) struct Desk {
     pub hurry: bool,
 }
 
+/// Somebody waits for a delivery.
 pub(crate) struct Flush {
-    position: u64,
-    deadline: Instant,
-    reply: Sender<()>,
+    pub position: u64,
+    pub deadline: Instant,
+    pub reply: Sender<()>,
 }
 
 impl Desk {
@@ -128,22 +122,20 @@ impl Desk {
     fn serve(&mut self, message: Message) {
         match message {
             Message::Wake => {}
-            Message::Flush {
-                position,
-                deadline,
-                reply,
-            } => {
-                if let Err(error) = self.log.sync_to(position) {
+            Message::Flush(flush) => {
+                if let Err(error) = self.log.sync_to(flush.position) {
                     self.trouble(&error);
                 }
-                self.add_flush(position, deadline, reply);
+                self.add_flush(flush);
             }
-            Message::Finish { deadline, reply } => {
+            Message::Finish(flush) => {
                 if let Err(error) = self.log.close() {
                     self.trouble(&error);
                 }
                 self.closing = true;
-                self.add_flush(self.log.accepted().1, deadline, reply);
+                // Some may have come since that was asked for.
+                let (_, position) = self.log.accepted();
+                self.add_flush(Flush { position, ..flush });
             }
             Message::Close => self.closing = true,
             Message::Answer(answer) => self.answer = Some(answer),
@@ -154,13 +146,9 @@ impl Desk {
         }
     }
 
-    fn add_flush(&mut self, position: u64, deadline: Instant, reply: Sender<()>) {
+    fn add_flush(&mut self, flush: Flush) {
         self.hurry = true;
-        self.flushes.push(Flush {
-            position,
-            deadline,
-            reply,
-        });
+        self.flushes.push(flush);
     }
 
     /// Answers those whose records are delivered, and those who need not wait: without a sender,
