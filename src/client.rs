@@ -78,7 +78,7 @@ pub struct Ticket {
 
 impl Ticket {
     /// Returns when the record, and its file's name, survive a power loss; with
-    /// [`Storage::Memory`] at once, for nothing there ever will.
+    /// [`Storage::Memory`](crate::Storage::Memory) at once, for nothing there ever will.
     ///
     /// # Errors
     /// [`Error::Degraded`] or [`Error::Io`] if the disk cannot be written; [`Error::Forked`].

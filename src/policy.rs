@@ -40,7 +40,7 @@ pub enum WhenFull {
     /// The oldest log file of the project that nobody writes to or delivers is removed, with what
     /// is not delivered of it, and then the next, until the record fits. What goes is counted in
     /// [`Stats::dropped`](crate::Stats::dropped) and told as
-    /// [`Event::Dropped`]. If that cannot help, the record is refused.
+    /// [`Event::Dropped`](crate::Event::Dropped). If that cannot help, the record is refused.
     ///
     /// The append that meets the bound reads the file that goes, to count its records.
     DropOldest,
