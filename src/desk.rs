@@ -181,8 +181,8 @@ impl Desk {
     /// Storage failed; the records are where they were.
     pub fn trouble(&mut self, error: &Error) {
         let error = error.to_string();
-        let known = self.board().last_error.replace(error.clone()) == Some(error.clone());
-        if !known {
+        let before = self.board().last_error.replace(error.clone());
+        if before.as_ref() != Some(&error) {
             self.tell(Event::Degraded { error });
         }
     }

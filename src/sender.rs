@@ -180,7 +180,7 @@ impl Sender {
             self.sleep(until, uniform(config::START_JITTER, random()));
         }
         for place in all_places(&self.root, None, &mut |_| ()) {
-            // What means nothing may as well stay.
+            // What is left of it does no harm.
             let _ = orphans::remove(&place.directory, orphans::YOUNG);
         }
         let mut moved = Instant::now();
