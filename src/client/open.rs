@@ -28,14 +28,9 @@ impl Client {
     /// file cannot be made.
     pub fn open(config: Config) -> Result<Client> {
         config.check()?;
-        let server = match config.sender {
-            true => Some(Server::new(
-                &config.server,
-                config.api_key.as_deref(),
-                config.request_timeout,
-            )?),
-            false => None,
-        };
+        let (url, key) = (&config.server, config.api_key.as_deref());
+        let server = || Server::new(url, key, config.request_timeout);
+        let server = config.sender.then(server).transpose()?;
         // A program that changes its working directory keeps its log.
         let root = std::path::absolute(&config.root).doing("find", &config.root)?;
         let directory = match config.storage {
