@@ -208,6 +208,7 @@ impl Client {
 
     /// Ends the client: no more records, everything synced, delivered as far as possible within
     /// `deadline` from now. The [`Receipt`] says what was delivered and what is still on the disk.
+    /// In a forked child it does nothing but say so.
     pub fn finish(&self, deadline: Duration) -> Receipt {
         if let Err(error) = self.inner.log.check_process() {
             return Receipt {

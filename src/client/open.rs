@@ -25,7 +25,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Config`] for a setting that cannot be used; [`Error::Io`] if the directory or the
-    /// file cannot be made.
+    /// file cannot be made; [`Error::Stopped`] if the thread cannot be started.
     pub fn open(config: Config) -> Result<Client> {
         config.check()?;
         let (url, key) = (&config.server, config.api_key.as_deref());
