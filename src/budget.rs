@@ -12,13 +12,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::name::{Extension, FileName};
 use crate::sys;
+use crate::threads;
 
 /// The least and the most that is appended before the next look.
 const PIECE: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
@@ -80,7 +81,7 @@ impl Budget {
         if self.take(len) {
             return Ok(());
         }
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut full = threads::lock(&self.full);
         // Somebody else may have looked meanwhile.
         if self.take(len) {
             return Ok(());

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::error::{IoContext, Result};
-use crate::lock::open_plain;
+use crate::lock::read_plain;
 
 /// Longer than any decimal `u64` with white space around it; what is longer is no checkpoint.
 const LONGEST: u64 = 64;
@@ -32,7 +32,7 @@ pub(crate) fn read(path: &Path) -> u64 {
 pub(crate) fn try_read(path: &Path) -> Result<u64> {
     let open = || -> io::Result<u64> {
         let mut content = Vec::new();
-        if let Some(file) = open_plain(path, OpenOptions::new().read(true))? {
+        if let Some(file) = read_plain(path)? {
             file.take(LONGEST + 1).read_to_end(&mut content)?;
         }
         let is_one = content.len() as u64 <= LONGEST;

@@ -1,32 +1,29 @@
 //! The handle that a program holds: append, tickets, sync, flush, finish.
 
+mod open;
+mod stats;
+
 use std::fmt;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::age::Marks;
-use crate::backoff::uniform;
-use crate::batch::BatchLimits;
 use crate::budget::Budget;
-use crate::config::{self, Config, Storage, WhenFull};
-use crate::desk::{self, Board, Desk, Message};
+use crate::config::Config;
+use crate::desk::{Board, Flush, Message};
 use crate::directory::Directory;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::eviction::drop_oldest;
-use crate::holdoff::HoldOff;
-use crate::http::Server;
 use crate::json::{self, quoted};
-use crate::log::{Limits, Log, Position};
+use crate::log::{Log, Position};
+use crate::policy::WhenFull;
 use crate::record::{Kind, Line};
-use crate::replay::{Replay, random};
-use crate::report::{Event, Receipt, Stats};
+use crate::report::{Event, Receipt};
 use crate::threads;
-use crate::worker::Worker;
 
 /// "For ever" is as good as a century, and no clock overflows.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -81,7 +78,7 @@ pub struct Ticket {
 
 impl Ticket {
     /// Returns when the record, and its file's name, survive a power loss; with
-    /// [`Storage::Memory`] at once, for nothing there ever will.
+    /// [`Storage::Memory`](crate::Storage::Memory) at once, for nothing there ever will.
     ///
     /// # Errors
     /// [`Error::Degraded`] or [`Error::Io`] if the disk cannot be written; [`Error::Forked`].
@@ -118,105 +115,14 @@ impl Client {
         Client::open(Config::from_env(project)?)
     }
 
-    /// Opens a client: makes its directory and its first file, and starts its thread. Leftovers
-    /// of earlier processes in the same directory are delivered too.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a setting that cannot be used; [`Error::Io`] if the directory or the
-    /// file cannot be made.
-    pub fn open(config: Config) -> Result<Client> {
-        config.check()?;
-        let server = match config.sender {
-            true => Some(Server::new(
-                &config.server,
-                config.api_key.as_deref(),
-                config.request_timeout,
-            )?),
-            false => None,
-        };
-        // A program that changes its working directory keeps its log.
-        let root = std::path::absolute(&config.root).doing("find", &config.root)?;
-        let directory = match config.storage {
-            Storage::Disk => {
-                let path = root.join(&config.entity).join(&config.project);
-                let directory = Directory::create(&path)?;
-                directory.sync_way()?;
-                Some(directory)
-            }
-            Storage::Memory => None,
-        };
-        let hold_off = match (&directory, &server) {
-            (Some(_), Some(server)) => Some(HoldOff::new(&root, server.url())),
-            _ => None,
-        };
-        let events = Events::new(config.on_event.clone());
-        let (outbox, inbox) = mpsc::channel();
-        let waker = outbox.clone();
-        let log = Arc::new(Log::open(
-            directory.clone(),
-            limits(&config),
-            Box::new(move || {
-                // A thread that is gone cannot be woken; `flush` and `finish` say so.
-                let _ = waker.send(Message::Wake);
-            }),
-        )?);
-        let board = Arc::new(Mutex::new(Board::default()));
-        let worker = Worker {
-            desk: Desk {
-                log: Arc::clone(&log),
-                board: Arc::clone(&board),
-                directory: directory.clone(),
-                server,
-                events: Arc::clone(&events),
-                hold_off,
-                marks: Marks::default(),
-                inbox,
-                outbox: outbox.clone(),
-                flushes: Vec::new(),
-                post: None,
-                answer: None,
-                closing: false,
-                hurry: false,
-            },
-            replay: Replay::new(batch_limits(&config)),
-            own: None,
-            leftover: None,
-            leftover_replay: Replay::new(batch_limits(&config)),
-            leftovers: Default::default(),
-            parked: Vec::new(),
-            refused: Default::default(),
-            deferred: Default::default(),
-            searched: None,
-            adopted: None,
-            leftovers_from: Some(Instant::now() + uniform(config.start_jitter, random())),
-            passed_over: 0,
-        };
-        threads::start("weave-wal", Box::new(move || worker.guarded()))
-            .map_err(|error| Error::Stopped(format!("it could not be started: {error}")))?;
-        Ok(Client {
-            inner: Arc::new(Inner {
-                project_id: format!("{}/{}", config.entity, config.project),
-                record_limit: config.record_limit,
-                budget: Budget::new(root, config.disk_budget, config.free_space_floor),
-                when_full: config.when_full,
-                log,
-                board,
-                events,
-                seen: Mutex::default(),
-                directory,
-                thread: outbox,
-            }),
-        })
-    }
-
     /// Appends a record. When this returns, it is as safe as the client's
     /// [`Durability`](crate::Durability) says; by default the process may die at once and the
     /// record is delivered later. The [`Ticket`] can wait for more.
     ///
     /// # Errors
     /// The record was not accepted: [`Error::Record`] if it is no JSON object or too large,
-    /// [`Error::QueueFull`], [`Error::NoRoom`] at the disk budget or the free-space floor, [`Error::Io`], [`Error::Degraded`], [`Error::Closed`],
-    /// [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
+    /// [`Error::QueueFull`], [`Error::NoRoom`] at the disk budget or the free-space floor,
+    /// [`Error::Io`], [`Error::Degraded`], [`Error::Closed`], [`Error::Forked`]. With [`Durability::Synced`](crate::Durability::Synced) it may be only
     /// the sync that failed; then the record may be delivered all the same.
     pub fn append(&self, kind: Kind, req: &Value) -> Result<Ticket> {
         self.append_json(kind, &serialized("", req, "")?)
@@ -297,21 +203,12 @@ impl Client {
     /// still pending at the deadline is no error: the [`Receipt`] says so.
     pub fn flush(&self, deadline: Duration) -> Result<Receipt> {
         self.inner.log.check_process()?;
-        let begun = Instant::now();
-        let (_, position) = self.inner.log.accepted();
-        let receipt = self.ask(deadline, |deadline, reply| Message::Flush {
-            position,
-            deadline,
-            reply,
-        });
-        self.inner
-            .events
-            .wait(deadline.saturating_sub(begun.elapsed()));
-        receipt
+        self.ask(deadline, Message::Flush)
     }
 
     /// Ends the client: no more records, everything synced, delivered as far as possible within
     /// `deadline` from now. The [`Receipt`] says what was delivered and what is still on the disk.
+    /// In a forked child it does nothing but say so.
     pub fn finish(&self, deadline: Duration) -> Receipt {
         if let Err(error) = self.inner.log.check_process() {
             return Receipt {
@@ -319,25 +216,17 @@ impl Client {
                 ..Receipt::default()
             };
         }
-        let begun = Instant::now();
+        let until = Instant::now() + deadline.min(LONGEST);
+        let left = || until.saturating_duration_since(Instant::now());
         // Whatever the thread is at, what is only buffered is in the file from here on.
         if self.inner.log.is_buffering() {
-            self.inner.within(deadline, Log::write_if_free);
+            self.inner.within(left(), Log::write_if_free);
         }
-        let deadline = deadline.saturating_sub(begun.elapsed());
-        let begun = Instant::now();
-        let asked = self.ask(deadline, |deadline, reply| Message::Finish {
-            deadline,
-            reply,
-        });
-        self.inner
-            .events
-            .wait(deadline.saturating_sub(begun.elapsed()));
+        let asked = self.ask(left(), Message::Finish);
         asked.unwrap_or_else(|stopped| {
             // The thread has ended, after an earlier `finish` perhaps. What can be done without it
             // is to make the records safe.
-            let left = deadline.saturating_sub(begun.elapsed());
-            self.inner.within(left, |log| drop(log.close()));
+            self.inner.within(left(), |log| drop(log.close()));
             let receipt = self.inner.receipt();
             let error = receipt.error.unwrap_or_else(|| stopped.to_string());
             Receipt {
@@ -345,52 +234,6 @@ impl Client {
                 ..receipt
             }
         })
-    }
-
-    /// What this client has done so far. It never waits long, whatever hangs: while a write does,
-    /// the counts of what was written and synced are those from before it.
-    pub fn stats(&self) -> Stats {
-        // In a forked child another thread may have held what is locked here.
-        if let Err(error) = self.inner.log.check_process() {
-            return Stats {
-                last_error: Some(error.to_string()),
-                ..Stats::default()
-            };
-        }
-        let board = self.inner.board();
-        let (position, failure) = self.inner.position();
-        let (appended, appended_bytes) = self.inner.log.accepted();
-        let pending = desk::pending(&self.inner.log, &board);
-        let events = self.inner.events.counts();
-        Stats {
-            appended,
-            appended_bytes,
-            written_bytes: position.written,
-            synced_bytes: position.synced,
-            pending,
-            pending_bytes: appended_bytes.saturating_sub(self.inner.log.delivered()),
-            oldest_pending: oldest_pending(&board, pending),
-            leftover_files: board.leftover_files,
-            dropped: board.dropped,
-            resent: board.resent,
-            disk_bytes: self.inner.budget.used(),
-            events_missed: events.missed,
-            event_panics: events.panics,
-            delivered: board.settled.delivered,
-            rejected: board.settled.rejected,
-            corrupt: board.settled.corrupt,
-            requests: board.requests,
-            retries: board.retries,
-            queue_bytes: position.queued,
-            last_error: match failure {
-                Some(failure) => Some(failure.to_string()),
-                None => board.last_error,
-            },
-            paused: board.paused,
-            next_attempt: board
-                .next_attempt
-                .map(|at| at.saturating_duration_since(Instant::now())),
-        }
     }
 
     fn append_wrapped(&self, kind: Kind, key: &str, value: &Value) -> Result<Ticket> {
@@ -409,41 +252,37 @@ impl Client {
         })
     }
 
-    /// Asks the thread and waits for its answer, but never beyond the deadline.
-    fn ask(
-        &self,
-        deadline: Duration,
-        message: impl FnOnce(Instant, Sender<Receipt>) -> Message,
-    ) -> Result<Receipt> {
-        let stopped = || Error::Stopped("it takes no more messages".to_owned());
+    /// Asks the thread and waits for its answer, and for the event handler to have seen what led
+    /// to it, but never beyond the deadline.
+    fn ask(&self, wait: Duration, message: fn(Flush) -> Message) -> Result<Receipt> {
+        let (_, position) = self.inner.log.accepted();
         let (reply, answer) = mpsc::channel();
-        let now = Instant::now();
-        let deadline = deadline.min(LONGEST);
-        self.inner
-            .thread
-            .send(message(now + deadline, reply))
-            .map_err(|_| stopped())?;
-        match answer.recv_timeout(deadline) {
-            Ok(receipt) => Ok(receipt),
-            Err(mpsc::RecvTimeoutError::Timeout) => Ok(self.inner.receipt()),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(stopped()),
-        }
+        let wait = wait.min(LONGEST);
+        let deadline = Instant::now() + wait;
+        let flush = Flush {
+            position,
+            deadline,
+            reply,
+        };
+        // If the thread is gone, so is the other end of this.
+        let _ = self.inner.thread.send(message(flush));
+        let receipt = match answer.recv_timeout(wait) {
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(Error::Stopped("it takes no more messages".to_owned()))
+            }
+            _ => Ok(self.inner.receipt()),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.inner.events.wait(left);
+        receipt
     }
 }
 
 impl Inner {
-    fn board(&self) -> Board {
-        self.lock_board().clone()
-    }
-
-    fn lock_board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Does with the log what a disk that hangs can hold up, but waits for it no longer than that.
     fn within(&self, deadline: Duration, work: fn(&Log)) {
         // Nothing is sent: the other end goes when it is done.
-        let (open, closed) = mpsc::channel::<Receipt>();
+        let (open, closed) = mpsc::channel::<()>();
         let log = Arc::clone(&self.log);
         let run = move || {
             work(&log);
@@ -454,15 +293,6 @@ impl Inner {
             // Without a thread there is nobody else to wait.
             Err(_) => work(&self.log),
         }
-    }
-
-    /// What can be said of the log, or could when it last answered.
-    fn position(&self) -> (Position, Option<Error>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(now) = self.log.glance() {
-            *seen = now;
-        }
-        seen.clone()
     }
 
     /// Books room on the disk for a record.
@@ -481,7 +311,7 @@ impl Inner {
             return false;
         }
         let mut trouble = |error: Error| {
-            self.lock_board().last_error = Some(error.to_string());
+            threads::lock(&self.board).last_error = Some(error.to_string());
         };
         let dropped = match drop_oldest(directory, missing, &mut trouble) {
             // The file that is being written may be large enough to be left for another one.
@@ -497,7 +327,7 @@ impl Inner {
             }
         };
         let is_own = self.log.is_own(&discarded.name);
-        let mut board = self.lock_board();
+        let mut board = threads::lock(&self.board);
         board.dropped += discarded.records;
         board.own_records += if is_own { discarded.records } else { 0 };
         drop(board);
@@ -509,10 +339,6 @@ impl Inner {
             });
         }
         true
-    }
-
-    fn receipt(&self) -> Receipt {
-        desk::receipt(&self.log, &self.board(), self.directory.as_ref())
     }
 }
 
@@ -536,34 +362,6 @@ fn serialized(before: &str, value: &Value, after: &str) -> Result<Vec<u8>> {
     json::write(&mut json, value).map_err(|error| Error::Record(error.to_string()))?;
     json.extend_from_slice(after.as_bytes());
     Ok(json)
-}
-
-fn oldest_pending(board: &Board, pending: u64) -> Option<Duration> {
-    let own = board.oldest.filter(|_| pending > 0).map(|at| at.elapsed());
-    let begun = board.leftover_begun;
-    let leftover = begun.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-    own.into_iter().chain(leftover).max()
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        durability: config.durability,
-        sync_interval: config.sync_interval,
-        // A file that is being written to can neither be removed nor dropped: it must not be what
-        // fills the budget.
-        segment_bytes: config.segment_bytes.min(config.disk_budget.div_ceil(8)),
-        queue_records: config.queue_records as u64,
-        queue_bytes: config.queue_bytes,
-        queue_wait: config.queue_wait,
-    }
-}
-
-fn batch_limits(config: &Config) -> BatchLimits {
-    BatchLimits {
-        records: config.batch_records,
-        bytes: config.batch_bytes,
-        record: config.record_limit.max(config::READ_LIMIT),
-    }
 }
 
 #[cfg(test)]

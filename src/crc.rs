@@ -21,9 +21,9 @@ const POLYNOMIAL: u32 = 0xEDB8_8320;
 const BLOCK: usize = 16;
 
 /// How many bytes the tables take at a time; each has a table of 1 KiB. Where the processor
-/// multiplies, they are for less than a block only: larger ones would be for processors of before
+/// multiplies, they are for less than two blocks: more of them would be for processors of before
 /// 2010.
-const SLICE: usize = if cfg!(target_arch = "x86_64") { 4 } else { 16 };
+const SLICE: usize = if cfg!(target_arch = "x86_64") { 1 } else { 16 };
 
 /// `TABLES[n][b]`: what the byte `b` does to the register when `n` more bytes follow it.
 static TABLES: [[u32; 256]; SLICE] = tables();
@@ -115,7 +115,10 @@ pub(crate) const fn by_tables(crc: u32, bytes: &[u8]) -> u32 {
 const fn register(mut register: u32, mut bytes: &[u8]) -> u32 {
     while let Some((slice, rest)) = bytes.split_first_chunk::<SLICE>() {
         let register_bytes = register.to_le_bytes();
-        register = 0;
+        register = match register.checked_shr(8 * SLICE as u32) {
+            Some(longer_than_a_slice) => longer_than_a_slice,
+            None => 0,
+        };
         let mut at = 0;
         while at < SLICE {
             let mut byte = slice[at];

@@ -5,14 +5,13 @@
 //! nothing but [`retry`] and [`discard`] ever takes them out. What Weave's Python client puts into
 //! its files of that name, records as they were, counts as well.
 
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use crate::config;
 use crate::deadletter::{self, DeadLetterFile};
 use crate::directory::{self, Directory};
 use crate::error::{Error, IoContext, Result};
-use crate::lock::open_plain;
+use crate::lock::read_plain;
 use crate::name::{Extension, FileName};
 use crate::record::{Line, parse};
 use crate::segment::Segment;
@@ -55,8 +54,7 @@ pub fn files(
 /// # Errors
 /// [`Error::Io`] if the file cannot be read; whatever `see` returns.
 pub fn read(path: &Path, see: &mut dyn FnMut(&[u8], &DeadLetter) -> Result<bool>) -> Result<()> {
-    let opened = open_plain(path, OpenOptions::new().read(true));
-    let Some(file) = opened.doing("open the dead-letter file", path)? else {
+    let Some(file) = read_plain(path).doing("open the dead-letter file", path)? else {
         return Ok(());
     };
     deadletter::read(&file, path, &mut |line| see(line, &DeadLetter::parse(line)))

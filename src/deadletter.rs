@@ -15,7 +15,7 @@ use crate::base64;
 use crate::directory::Directory;
 use crate::error::{IoContext, Result};
 use crate::json::{fields, number, quoted, text};
-use crate::lock::{open_plain, still_names};
+use crate::lock::{if_supported, open_plain, read_plain, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
 
@@ -130,7 +130,8 @@ impl DeadLetterFile {
             let Some(file) = opened else {
                 return Err(io::Error::other("there is something that is no plain file"));
             };
-            hold(&file)?;
+            // Without `flock`, two writers at one moment are the smaller evil.
+            if_supported(sys::flock(&file))?;
             if still_names(&path, &file)? {
                 return Ok(file);
             }
@@ -239,7 +240,7 @@ pub(crate) fn read(
 /// How many dead letters a file holds. One that is gone holds none.
 pub(crate) fn count(path: &Path) -> Result<u64> {
     let mut letters = 0;
-    if let Some(file) = open_plain(path, OpenOptions::new().read(true)).doing(READING, path)? {
+    if let Some(file) = read_plain(path).doing(READING, path)? {
         let mut count = |_: &[u8]| {
             letters += 1;
             Ok(true)
@@ -276,21 +277,6 @@ fn timestamp(seconds: u64) -> String {
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Where the file system knows no `flock`, two writers at one moment are the smaller evil.
-fn hold(file: &File) -> io::Result<()> {
-    match sys::flock(file) {
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::ENOLCK | libc::ENOTSUP | libc::ENOSYS)
-            ) =>
-        {
-            Ok(())
-        }
-        held => held,
-    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::batch::{Batch, Refusal, Verdict};
 use crate::halves::HALVES;
+use crate::host::Host;
 use crate::http::{Answer, Request};
 use crate::record::Kind;
-use crate::replay::Host;
 use crate::v2;
 use crate::window::{Bytes, length};
 
@@ -89,10 +89,9 @@ pub(crate) struct Delivery<'a> {
     pub answered: bool,
     /// Requests in a row before that were out and came to no answer.
     pub unanswered: u32,
-    /// The server has taken something of this batch, now or before: it works.
+    /// The server has taken something of this batch, now or before, or takes other records: if
+    /// these are refused, it is the records.
     pub accepts: bool,
-    /// It takes other records: if these are refused, it is the records.
-    pub takes_others: bool,
     pub patience: usize,
     pub refused: usize,
     pub last_refusal: String,
@@ -102,7 +101,6 @@ impl Delivery<'_> {
     /// Objects, tables and files first, in their order; then all calls together. When this
     /// returns `Ok`, every record has its verdict.
     pub fn run(&mut self) -> Result<(), Stop> {
-        self.accepts = self.takes_others || self.batch.is_taken();
         for index in self.batch.waiting(false) {
             if self.is_refused_altogether() {
                 break;

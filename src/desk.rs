@@ -1,7 +1,7 @@
 //! The thread's desk: messages and answers, the log's timers, who waits for a delivery.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::age::Marks;
@@ -10,27 +10,21 @@ use crate::drain::Settled;
 use crate::error::Error;
 use crate::events::Events;
 use crate::holdoff::HoldOff;
-use crate::http::{Answer, Request, Server};
+use crate::host::Host;
+use crate::http::{Answer, Request, Server, retry};
 use crate::log::Log;
 use crate::post::Post;
-use crate::replay::Host;
-use crate::report::{Event, Receipt};
+use crate::report::Event;
+use crate::threads;
 
 /// What the thread is told, and what the one is told that sends for it.
 pub(crate) enum Message {
     /// Something was appended while it slept.
     Wake,
     /// Answer when everything before the position is delivered, or at the deadline.
-    Flush {
-        position: u64,
-        deadline: Instant,
-        reply: Sender<Receipt>,
-    },
+    Flush(Flush),
     /// Take no more records, deliver what is there until the deadline, then end.
-    Finish {
-        deadline: Instant,
-        reply: Sender<Receipt>,
-    },
+    Finish(Flush),
     /// End; the log is closed already.
     Close,
     /// A request was answered.
@@ -83,10 +77,11 @@ pub(crate) struct Desk {
     pub hurry: bool,
 }
 
+/// Somebody waits for a delivery.
 pub(crate) struct Flush {
-    position: u64,
-    deadline: Instant,
-    reply: Sender<Receipt>,
+    pub position: u64,
+    pub deadline: Instant,
+    pub reply: Sender<()>,
 }
 
 impl Desk {
@@ -112,7 +107,8 @@ impl Desk {
             self.serve(message);
         }
         self.note_age();
-        self.expire_flushes();
+        let now = Instant::now();
+        self.answer(|flush| flush.deadline <= now);
     }
 
     fn note_age(&mut self) {
@@ -126,22 +122,20 @@ impl Desk {
     fn serve(&mut self, message: Message) {
         match message {
             Message::Wake => {}
-            Message::Flush {
-                position,
-                deadline,
-                reply,
-            } => {
-                if let Err(error) = self.log.sync_to(position) {
+            Message::Flush(flush) => {
+                if let Err(error) = self.log.sync_to(flush.position) {
                     self.trouble(&error);
                 }
-                self.add_flush(position, deadline, reply);
+                self.add_flush(flush);
             }
-            Message::Finish { deadline, reply } => {
+            Message::Finish(flush) => {
                 if let Err(error) = self.log.close() {
                     self.trouble(&error);
                 }
                 self.closing = true;
-                self.add_flush(self.log.accepted().1, deadline, reply);
+                // Some may have come since that was asked for.
+                let (_, position) = self.log.accepted();
+                self.add_flush(Flush { position, ..flush });
             }
             Message::Close => self.closing = true,
             Message::Answer(answer) => self.answer = Some(answer),
@@ -152,79 +146,56 @@ impl Desk {
         }
     }
 
-    fn add_flush(&mut self, position: u64, deadline: Instant, reply: Sender<Receipt>) {
+    fn add_flush(&mut self, flush: Flush) {
         self.hurry = true;
-        self.flushes.push(Flush {
-            position,
-            deadline,
-            reply,
-        });
+        self.flushes.push(flush);
     }
 
     /// Answers those whose records are delivered, and those who need not wait: without a sender,
     /// or when the next attempt comes after the deadline.
     pub fn answer_flushes(&mut self) {
         let position = self.log.delivered();
-        let synced = self.log.position().synced;
+        let synced = self.log.synced();
         let sends = self.server.is_some();
         let next_attempt = self.board().next_attempt;
         let untidy = self.closing && self.log.oldest_file().is_some();
-        let receipt = self.receipt();
-        self.flushes.retain(|flush| {
+        self.answer(|flush| {
             let too_late = next_attempt.is_some_and(|at| at > flush.deadline);
             let delivered = position >= flush.position && !untidy;
             let written = !sends && synced >= flush.position;
-            let done = delivered || written || too_late;
+            delivered || written || too_late
+        });
+    }
+
+    fn answer(&mut self, is_done: impl Fn(&Flush) -> bool) {
+        self.flushes.retain(|flush| {
+            let done = is_done(flush);
             if done {
                 // Whoever asked may have gone away.
-                let _ = flush.reply.send(receipt.clone());
+                let _ = flush.reply.send(());
             }
             !done
         });
     }
 
-    fn expire_flushes(&mut self) {
-        let now = Instant::now();
-        if self.flushes.iter().all(|flush| flush.deadline > now) {
-            return;
-        }
-        let receipt = self.receipt();
-        self.flushes.retain(|flush| {
-            let expired = flush.deadline <= now;
-            if expired {
-                let _ = flush.reply.send(receipt.clone());
-            }
-            !expired
-        });
-    }
-
-    fn receipt(&self) -> Receipt {
-        let board = self.board().clone();
-        receipt(&self.log, &board, self.directory.as_ref())
-    }
-
-    pub fn own_position(&self, position: u64) {
-        self.log.set_delivered(position);
-    }
-
     /// Storage failed; the records are where they were.
     pub fn trouble(&mut self, error: &Error) {
         let error = error.to_string();
-        let known = self.board().last_error.replace(error.clone()) == Some(error.clone());
-        if !known {
+        let before = self.board().last_error.replace(error.clone());
+        if before.as_ref() != Some(&error) {
             self.tell(Event::Degraded { error });
         }
     }
 
     pub fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        threads::lock(&self.board)
     }
 }
 
 impl Host for Desk {
     fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
         let Some(server) = self.server.clone() else {
-            return cannot_send("there is no server to send to".to_owned());
+            return retry("there is no server to send to".to_owned());
         };
         let start = || {
             let send = move |request| server.send(request);
@@ -232,13 +203,11 @@ impl Host for Desk {
         };
         let post = match self.post.take().map_or_else(start, Ok) {
             Ok(post) => post,
-            Err(error) => {
-                return cannot_send(format!("cannot start a thread for the request: {error}"));
-            }
+            Err(answer) => return answer,
         };
         self.answer = None;
         if !post.send(request) {
-            return cannot_send("the thread for requests has ended".to_owned());
+            return retry("the thread for requests has ended".to_owned());
         }
         self.post = Some(post);
         meanwhile();
@@ -262,36 +231,5 @@ impl Host for Desk {
 
     fn held_off(&mut self) -> Option<Duration> {
         self.hold_off.as_ref()?.left(SystemTime::now())
-    }
-}
-
-fn cannot_send(why: String) -> Answer {
-    Answer::Retry {
-        why,
-        after: None,
-        unanswered: false,
-    }
-}
-
-/// What can be said of the records at this moment, even while storage hangs.
-pub(crate) fn receipt(log: &Log, board: &Board, directory: Option<&Directory>) -> Receipt {
-    let pending = pending(log, board);
-    Receipt {
-        delivered: board.settled.delivered,
-        pending,
-        rejected: board.settled.rejected,
-        corrupt: board.settled.corrupt,
-        dropped: board.dropped,
-        dir: directory.map(|directory| directory.path().to_owned()),
-        error: board.last_error.clone().filter(|_| pending > 0),
-    }
-}
-
-/// Own records that have not left the log.
-pub(crate) fn pending(log: &Log, board: &Board) -> u64 {
-    let (records, accepted) = log.accepted();
-    match accepted > log.delivered() {
-        true => records.saturating_sub(board.own_records).max(1),
-        false => 0,
     }
 }

@@ -12,11 +12,12 @@ use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::checkpoint;
 use crate::error::{Error, IoContext, Result};
 use crate::name::{Extension, FileName, split_project};
+use crate::threads;
 
 /// The name of an empty file that says how the project takes its calls.
 const WHOLE_CALLS: &str = "calls_complete";
@@ -86,10 +87,7 @@ impl Directory {
     /// Runs the sync of a file that somebody else wrote, but never again once it has failed: what
     /// can still be read is safest on the server.
     pub fn sync_once(&self, name: &FileName, sync: impl FnOnce() -> io::Result<()>) {
-        let mut unsyncable = self
-            .unsyncable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut unsyncable = threads::lock(&self.unsyncable);
         if !unsyncable.contains(name) && sync().is_err() {
             unsyncable.push(name.clone());
         }

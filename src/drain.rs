@@ -98,37 +98,31 @@ impl Drain {
             true => 0,
             false => line_start(&file, checkpoint).doing("read", &path)?,
         };
-        Ok(Some(Drain {
-            source: Source::File(LogFile {
-                directory: directory.clone(),
-                name: name.clone(),
-                file,
-                ours,
-                writer: None,
-                synced: 0,
-            }),
+        let log = LogFile {
+            directory: directory.clone(),
+            name: name.clone(),
+            file,
+            ours,
+            writer: None,
+            synced: 0,
+        };
+        Ok(Some(Drain::new(Source::File(log), offset, size)))
+    }
+
+    /// Delivers what is in memory.
+    pub fn memory(log: Arc<Log>) -> Drain {
+        Drain::new(Source::Memory(log), 0, 0)
+    }
+
+    fn new(source: Source, offset: u64, doubtful_until: u64) -> Drain {
+        Drain {
+            source,
             offset,
             given_back: Cell::new(offset),
             batch: None,
             ahead: None,
             reads_ahead: false,
-            doubtful_until: size,
-            held_since: None,
-            may_defer: false,
-            takes_others: false,
-        }))
-    }
-
-    /// Delivers what is in memory.
-    pub fn memory(log: Arc<Log>) -> Drain {
-        Drain {
-            source: Source::Memory(log),
-            offset: 0,
-            given_back: Cell::new(0),
-            batch: None,
-            ahead: None,
-            reads_ahead: false,
-            doubtful_until: 0,
+            doubtful_until,
             held_since: None,
             may_defer: false,
             takes_others: false,
@@ -201,7 +195,10 @@ impl Drain {
         });
         self.batch = Some(match ahead {
             Some((_, batch)) => self.adopt(batch),
-            None => self.read_batch(self.offset, end, limits)?,
+            None => {
+                let read = self.read_batch(self.offset, end, limits);
+                read.map_err(|error| self.read_error(error))?
+            }
         });
         Ok(())
     }
@@ -224,9 +221,8 @@ impl Drain {
     }
 
     /// Reads the records from `start` on.
-    pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> Result<Batch> {
-        let batch = Batch::read_to_send(self.bytes(), start, end, limits)
-            .map_err(|error| self.read_error(error))?;
+    pub fn read_batch(&mut self, start: u64, end: End, limits: &BatchLimits) -> io::Result<Batch> {
+        let batch = Batch::read_to_send(self.bytes(), start, end, limits)?;
         Ok(self.adopt(batch))
     }
 

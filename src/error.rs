@@ -20,7 +20,7 @@ pub enum Error {
     /// This record cannot be logged (not a JSON object, or above the record limit). It was not
     /// accepted; everything else goes on.
     Record(String),
-    /// A file operation failed.
+    /// A file operation failed. What was accepted before it is kept.
     Io {
         /// What was being done, as in "create the log file".
         doing: &'static str,

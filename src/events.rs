@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ impl Events {
         if self.handler.is_none() {
             return;
         }
-        let mut queue = self.lock();
+        let mut queue = threads::lock(&self.queue);
         if queue.waiting.len() >= WAITING {
             queue.counts.missed += 1;
             return;
@@ -72,7 +72,7 @@ impl Events {
         let events = Arc::clone(self);
         if threads::start("weave-wal-event", Box::new(move || events.run())).is_err() {
             // The next event tries to start one again.
-            self.lock().running = false;
+            threads::lock(&self.queue).running = false;
         }
     }
 
@@ -80,7 +80,7 @@ impl Events {
     /// long. A handler that asks for this itself is not waited for.
     pub fn wait(&self, deadline: Duration) {
         let until = Instant::now() + deadline.min(COURTESY);
-        let mut queue = self.lock();
+        let mut queue = threads::lock(&self.queue);
         while queue.running && queue.teller != Some(thread::current().id()) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -92,13 +92,13 @@ impl Events {
     }
 
     pub fn counts(&self) -> Counts {
-        self.lock().counts
+        threads::lock(&self.queue).counts
     }
 
     fn run(&self) {
-        self.lock().teller = Some(thread::current().id());
+        threads::lock(&self.queue).teller = Some(thread::current().id());
         loop {
-            let mut queue = self.lock();
+            let mut queue = threads::lock(&self.queue);
             let (Some(event), Some(handler)) = (queue.waiting.pop_front(), &self.handler) else {
                 queue.running = false;
                 queue.teller = None;
@@ -110,13 +110,9 @@ impl Events {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| handler(&event))) {
                 // Dropping it could panic as well.
                 std::mem::forget(payload);
-                self.lock().counts.panics += 1;
+                threads::lock(&self.queue).counts.panics += 1;
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,7 +172,7 @@ mod tests {
         let events = Events::new(Some(Arc::new(move |_: &Event| {
             let events = inside.lock().unwrap().clone().unwrap();
             events.wait(Duration::MAX);
-            passed.send(events.lock().running).unwrap();
+            passed.send(threads::lock(&events.queue).running).unwrap();
         })));
         *place.lock().unwrap() = Some(Arc::clone(&events));
         events.tell(delivered(1));

@@ -1,7 +1,5 @@
 //! Dropping the oldest log file at the disk budget, for those who asked for that.
 
-use std::fs::OpenOptions;
-
 use crate::budget::allocated;
 use crate::directory::Directory;
 use crate::drain::{Discarded, Drain};
@@ -57,7 +55,7 @@ fn without_writer(
 /// What a file takes on the disk. `None`: it has a writer, or is gone.
 fn size_without_writer(directory: &Directory, name: &FileName) -> Result<Option<u64>> {
     let path = directory.file(name, Extension::Jsonl);
-    let look = || match lock::open_plain(&path, OpenOptions::new().read(true))? {
+    let look = || match lock::read_plain(&path)? {
         Some(file) => Ok(Some((file.metadata()?, file))),
         None => Ok(None),
     };

@@ -8,13 +8,14 @@ use crate::batch::{BatchLimits, End};
 use crate::deadletter::DeadLetterFile;
 use crate::directory::Directory;
 use crate::drain::Drain;
+use crate::host::Host;
 use crate::http::server_url::{self, ServerUrl};
 use crate::http::{Answer, Body, Request};
 use crate::http::{proxy, retry_after};
 use crate::log::Limits;
 use crate::name::{Extension, FileName};
 use crate::record::Line;
-use crate::replay::{Host, Progress, Replay};
+use crate::replay::{Progress, Replay};
 use crate::report::Event;
 use crate::{Durability, Kind, Result};
 use crate::{checkpoint, environment, name};
@@ -75,7 +76,7 @@ impl Log {
 
     /// How much of all that was appended is synced, in bytes.
     pub fn synced(&self) -> u64 {
-        self.log.position().synced
+        self.log.synced()
     }
 
     /// How much was accepted, in bytes.

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::http::retry_after::LONGEST as LONGEST_WAIT;
-use crate::lock::{flock_if_supported, open_plain, still_names};
+use crate::lock::{if_supported, open_plain, read_plain, still_names};
+use crate::sys;
 
 const FILE: &str = ".retry_after";
 
@@ -62,7 +63,7 @@ impl HoldOff {
 
     fn read(&self) -> io::Result<String> {
         let mut content = String::new();
-        if let Some(file) = open_plain(&self.path, OpenOptions::new().read(true))? {
+        if let Some(file) = read_plain(&self.path)? {
             file.take(LONGEST_FILE).read_to_string(&mut content)?;
         }
         Ok(content)
@@ -77,7 +78,7 @@ impl HoldOff {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         // Whoever holds it writes the same news; one who died over it does not hold it.
-        if !flock_if_supported(&file)? || !still_names(&temporary, &file)? {
+        if !if_supported(sys::try_flock(&file))? || !still_names(&temporary, &file)? {
             return Ok(());
         }
         file.set_len(0)?;

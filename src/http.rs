@@ -13,8 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-pub(crate) use self::answer::Answer;
-use self::answer::{Key, MAX_QUOTE, final_answer, judge, quote, retry, unanswered};
+pub(crate) use self::answer::{Answer, retry, unanswered};
+use self::answer::{Key, MAX_QUOTE, final_answer, judge, quote};
 use self::body::read_body;
 use self::lookup::Lookup;
 use self::server_url::{ServerUrl, check_key, encode_path};

@@ -1,6 +1,6 @@
 //! Looking at logs without touching them: what is there, what is pending, what is damaged.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use crate::deadletter;
 use crate::directory::{Directory, Place, files, places};
 use crate::drain::file::{begins_with_checksum, line_start};
 use crate::error::{Error, IoContext, Result};
-use crate::lock::{self, Writer, open_plain};
+use crate::lock::{self, Writer, read_plain};
 use crate::name::{Extension, FileName};
 use crate::record::{Fault, Kind};
 use crate::window::Bytes;
 
-/// A record is read back whatever limit its writer had, as long as it fits in memory.
-const LIMITS: BatchLimits = BatchLimits {
+/// Looking takes this much memory, and one record, which is read whatever limit its writer had.
+pub(crate) const LIMITS: BatchLimits = BatchLimits {
     records: 1_000,
     bytes: 1 << 20,
     record: config::READ_LIMIT,
@@ -132,7 +132,7 @@ pub fn logs(
 /// # Errors
 /// [`Error::Io`] if the file cannot be read; whatever `see` returns.
 pub fn read(path: &Path, from: From, see: &mut dyn FnMut(Item) -> Result<bool>) -> Result<()> {
-    let Some(file) = open_plain(path, OpenOptions::new().read(true)).doing("open", path)? else {
+    let Some(file) = read_plain(path).doing("open", path)? else {
         let error = io::Error::new(io::ErrorKind::NotFound, "there is no such plain file");
         return Err(Error::from_io("open", path, error));
     };
@@ -174,7 +174,7 @@ pub fn read(path: &Path, from: From, see: &mut dyn FnMut(Item) -> Result<bool>) 
 /// How many good records of a file are not delivered.
 pub(crate) fn pending_records(directory: &Directory, name: &FileName) -> Result<u64> {
     let path = directory.file(name, Extension::Jsonl);
-    let Some(file) = open_plain(&path, OpenOptions::new().read(true)).doing("open", &path)? else {
+    let Some(file) = read_plain(&path).doing("open", &path)? else {
         return Ok(0);
     };
     Log::of(&path, file).pending()
@@ -231,7 +231,7 @@ fn project_status(place: &Place, unread: &mut dyn FnMut(Error)) -> ProjectStatus
 /// `None`: it was removed while we looked.
 fn file_status(directory: &Directory, name: &FileName) -> Result<Option<FileStatus>> {
     let path = directory.file(name, Extension::Jsonl);
-    let Some(file) = open_plain(&path, OpenOptions::new().read(true)).doing("open", &path)? else {
+    let Some(file) = read_plain(&path).doing("open", &path)? else {
         return Ok(None);
     };
     let bytes = file.metadata().doing("look at", &path)?.len();

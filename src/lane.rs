@@ -3,15 +3,16 @@
 
 use std::time::Instant;
 
-use crate::batch::{BatchLimits, End, Verdict};
+use crate::batch::{BatchLimits, End};
 use crate::config;
 use crate::deferral::Deferrals;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::name::{Extension, FileName};
 use crate::refused::Refused;
-use crate::replay::{HOLD, Host, Progress, Replay};
+use crate::replay::{HOLD, Progress, Replay};
 use crate::report::Event;
 
 /// So many files stay open while their ends wait for other files.
@@ -35,13 +36,6 @@ pub(crate) struct Lane {
     refused: Refused,
     pub error: Option<String>,
     deferred: Deferrals,
-}
-
-/// What one step of a lane came to.
-pub(crate) enum Outcome {
-    Settled(Settled),
-    Blocked,
-    Done,
 }
 
 impl Lane {
@@ -103,20 +97,21 @@ impl Lane {
         since.map(|since| since + HOLD)
     }
 
-    /// Sends one batch of the oldest file that has one. `alone`: no other lane has any.
-    pub fn step(&mut self, desk: &mut dyn Host, alone: bool) -> Outcome {
+    /// Sends one batch of the oldest file that has one. `None`: there is none, or none can be sent
+    /// now. `alone`: no other lane has any.
+    pub fn step(&mut self, desk: &mut dyn Host, alone: bool) -> Option<Settled> {
         if self
             .replay
             .next_attempt()
             .is_some_and(|at| at > Instant::now())
         {
-            return Outcome::Blocked;
+            return None;
         }
         loop {
             let (Some(drain), Some(end)) = (&mut self.drain, self.end) else {
                 match self.open_next() {
                     true => continue,
-                    false => return Outcome::Done,
+                    false => return None,
                 }
             };
             drain.reads_ahead = alone;
@@ -129,7 +124,7 @@ impl Lane {
                     if let Some(name) = drain.name() {
                         self.refused.settled(name, settled.delivered);
                     }
-                    return Outcome::Settled(settled);
+                    return Some(settled);
                 }
                 Ok(Progress::Blocked) => {
                     // While our configuration is wrong, somebody with a better one may deliver.
@@ -139,7 +134,7 @@ impl Lane {
                         }
                         self.skip_current();
                     }
-                    return Outcome::Blocked;
+                    return None;
                 }
                 Ok(Progress::Idle) => self.close_current(),
                 Ok(Progress::Held(_)) => {
@@ -155,7 +150,7 @@ impl Lane {
                     // Perhaps it is delivered and only the checkpoint failed: kept, so that it is
                     // settled again and not sent again.
                     self.trouble(error, desk);
-                    return Outcome::Done;
+                    return None;
                 }
                 Err(error) => {
                     self.skip_current();
@@ -254,11 +249,7 @@ impl Lane {
             return;
         };
         let is_first = self.deferred.note(&name);
-        // What is delivered of its batch would be sent again if it were closed.
-        let delivered = |verdict: &Verdict| *verdict == Verdict::Delivered;
-        let batch = drain.batch.as_ref();
-        let keep = batch.is_some_and(|batch| batch.count(delivered) > 0)
-            && self.held.len() + self.to_release.len() < MOST_OPEN;
+        let keep = drain.has_delivered() && self.held.len() + self.to_release.len() < MOST_OPEN;
         match (keep, is_first) {
             (true, true) => self.to_release.push(drain),
             (true, false) => self.held.push(drain),

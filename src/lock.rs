@@ -67,6 +67,11 @@ pub(crate) fn open_plain(path: &Path, options: &mut OpenOptions) -> io::Result<O
     }
 }
 
+/// Opens such a file to read it.
+pub(crate) fn read_plain(path: &Path) -> io::Result<Option<File>> {
+    open_plain(path, OpenOptions::new().read(true))
+}
+
 /// Does this path still name this open file? Between open and lock it may have been removed, or
 /// removed and made again.
 pub(crate) fn still_names(path: &Path, file: &File) -> io::Result<bool> {
@@ -78,18 +83,12 @@ pub(crate) fn still_names(path: &Path, file: &File) -> io::Result<bool> {
     }
 }
 
-/// Takes a `flock` on a file of our own; where the file system knows none, goes on without.
-pub(crate) fn flock_if_supported(file: &File) -> io::Result<bool> {
-    match sys::try_flock(file) {
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::ENOLCK | libc::ENOTSUP | libc::ENOSYS)
-            ) =>
-        {
-            Ok(true)
-        }
-        answer => answer,
+/// A `flock` on a file of our own: where the file system knows none, one goes on without.
+pub(crate) fn if_supported(locked: io::Result<bool>) -> io::Result<bool> {
+    let code = locked.as_ref().err().and_then(io::Error::raw_os_error);
+    match code {
+        Some(libc::ENOLCK | libc::ENOTSUP | libc::ENOSYS) => Ok(true),
+        _ => locked,
     }
 }
 
@@ -99,13 +98,12 @@ pub(crate) fn flock_if_supported(file: &File) -> io::Result<bool> {
 /// knows no `flock`, only files that are `ours` are touched; others are an error.
 pub(crate) fn drain(path: &Path, ours: bool) -> Result<Option<Held>> {
     let open = || {
-        let Some(file) = open_plain(path, OpenOptions::new().read(true))? else {
+        let Some(file) = read_plain(path)? else {
             return Ok(None);
         };
-        let held = if ours {
-            flock_if_supported(&file)?
-        } else {
-            sys::try_flock(&file)?
+        let held = match ours {
+            true => if_supported(sys::try_flock(&file))?,
+            false => sys::try_flock(&file)?,
         };
         Ok((held && still_names(path, &file)?).then(|| Held::new(file)))
     };
@@ -167,7 +165,7 @@ pub(crate) fn writer(
 ) -> Result<Writer> {
     let path = directory.file(name, Extension::Lock);
     let look = || {
-        let lock = open_plain(&path, OpenOptions::new().read(true))?;
+        let lock = read_plain(&path)?;
         if let Some(lock) = &lock {
             if !sys::try_flock(lock)? {
                 return Ok(Writer::Alive);

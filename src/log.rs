@@ -24,10 +24,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use crate::config::Durability;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::name::FileName;
+use crate::policy::Durability;
 use crate::record::Line;
 use crate::segment::Segment;
 use crate::sys::Process;
@@ -320,8 +320,9 @@ impl Log {
         self.lock().closed = true;
         let mut synced = self.sync();
         let mut state = self.when_quiet(self.lock());
-        if state.current.as_ref().is_some_and(Segment::is_gone) {
-            synced = self.recover(&mut state, recover::removed());
+        let gone = state.current.as_ref().filter(|current| current.is_gone());
+        if let Some(gone) = gone.map(Segment::gone) {
+            synced = self.recover(&mut state, gone);
         }
         state.seal_the_last();
         self.wake_waiters(&state);
@@ -354,6 +355,7 @@ impl Log {
         self.lock()
     }
 
+    #[cfg(test)]
     pub fn position(&self) -> Position {
         self.lock().position()
     }

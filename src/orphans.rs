@@ -6,7 +6,7 @@
 //! `.lock` by then, or finds its `.lock` gone and takes another name. Python's writers hold none and
 //! write their PID a moment after they have made the file, so what is young is left alone.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::checkpoint;
 use crate::directory::Directory;
 use crate::error::Result;
-use crate::lock::{open_plain, still_names};
+use crate::lock::{read_plain, still_names};
 use crate::name::{Extension, FileName};
 use crate::sys;
 
@@ -56,7 +56,7 @@ fn remove_beside(directory: &Directory, name: &FileName, age: Duration) {
         return;
     }
     // Held until the end, if it is there: a writer that comes now takes another name.
-    let held = match open_plain(&lock, OpenOptions::new().read(true)) {
+    let held = match read_plain(&lock) {
         Ok(Some(file)) => {
             let free = sys::try_flock(&file).unwrap_or(false)
                 && still_names(&lock, &file).unwrap_or(false)

@@ -1,11 +1,10 @@
 //! The thread that waits for answers, so that who needs them can keep time meanwhile.
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
 use crate::desk::Message;
-use crate::http::{Answer, Request};
+use crate::http::{Answer, Request, retry, unanswered};
 use crate::threads;
 
 /// Sends requests, one at a time, on a thread that ends with this.
@@ -17,35 +16,33 @@ pub(crate) struct Post {
 
 impl Post {
     /// `send` is given each request, on that thread, and `outbox` its answer. There is an answer
-    /// to each, even if sending panics: who waits for it has no other way to learn that.
+    /// to each, even if sending panics: who waits for it has no other way to learn that. Without a
+    /// thread the answer is here.
     pub fn start(
         send: Box<dyn Fn(Request) -> Answer + Send>,
         outbox: mpsc::Sender<Message>,
-    ) -> io::Result<Post> {
+    ) -> Result<Post, Answer> {
         let (requests, inbox) = mpsc::channel();
         let run = move || {
             while let Ok(Message::Request(request)) = inbox.recv() {
                 let sent = catch_unwind(AssertUnwindSafe(|| send(request)));
+                // How far it had come then, nobody knows.
+                let panicked = |_| unanswered("sending the request panicked".to_owned());
                 // Nobody listens any more if who asked has gone.
-                let _ = outbox.send(Message::Answer(sent.unwrap_or_else(|_| panicked())));
+                let _ = outbox.send(Message::Answer(sent.unwrap_or_else(panicked)));
             }
         };
-        threads::start("weave-wal-post", Box::new(run))?;
-        Ok(Post { requests })
+        match threads::start("weave-wal-post", Box::new(run)) {
+            Ok(()) => Ok(Post { requests }),
+            Err(error) => Err(retry(format!(
+                "cannot start a thread for the request: {error}"
+            ))),
+        }
     }
 
     /// `false`: the thread has ended before its time.
     pub fn send(&self, request: Request) -> bool {
         self.requests.send(Message::Request(request)).is_ok()
-    }
-}
-
-/// How far the request had come, nobody knows.
-fn panicked() -> Answer {
-    Answer::Retry {
-        why: "sending the request panicked".to_owned(),
-        after: None,
-        unanswered: true,
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use crate::crc;
 use crate::error::Error;
 use crate::json::Fields;
+use crate::policy::one_of;
 use crate::sys;
 
 /// What a record asks the server to do.
@@ -72,15 +73,7 @@ impl FromStr for Kind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Kind::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
-            .ok_or_else(|| {
-                Error::Config(format!(
-                    "no such kind of record: {name:?}; it is one of call_start, call_end, \
-                     obj_create, table_create, file_create"
-                ))
-            })
+        one_of("kind of record", name, &Kind::ALL)
     }
 }
 
@@ -271,11 +264,8 @@ fn kind_of(json: &str) -> Result<Kind, Fault> {
     if !json.starts_with('"') {
         return Err(Fault::NoType);
     }
-    let name: Cow<'_, str> = match serde_json::from_str::<String>(json) {
-        Ok(name) => Cow::Owned(name),
-        // Escapes that name no character: nothing that could be one of ours.
-        Err(_) => Cow::Borrowed(json),
-    };
+    // With escapes that name no character it is nothing that could be one of ours.
+    let name: String = serde_json::from_str(json).unwrap_or_else(|_| json.to_owned());
     Kind::ALL
         .into_iter()
         .find(|kind| kind.as_str() == name)

@@ -10,10 +10,11 @@ use crate::config;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
+use crate::host::Host;
 use crate::http::{Answer, Body, Request};
 use crate::name::{Extension, FileName};
 use crate::record::{Kind, Line};
-use crate::replay::{Host, Progress, Replay};
+use crate::replay::{Progress, Replay};
 use crate::report::Event;
 
 /// One request, as the server got it.

@@ -1,4 +1,4 @@
-//! Sending what is in a log: the three classes of failure, and the search for the bad record.
+//! Sending what is in a log, step by step, and what the three classes of failure come to.
 //!
 //! - *Transient* (no connection, 5xx and the like): the same records again, with exponential
 //!   backoff and full jitter, for ever.
@@ -14,28 +14,13 @@ use crate::batch::{Batch, BatchLimits, End, FAULTS, Verdict};
 use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN};
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
-use crate::http::{Answer, Request};
+use crate::host::Host;
 use crate::report::Event;
 use crate::sys;
 
 /// How long a call that still runs is held back where a start sent alone costs a request of its
 /// own: most calls have ended by then.
 pub(crate) const HOLD: Duration = Duration::from_millis(1500);
-
-/// What the replay needs of the thread that it runs on.
-pub(crate) trait Host {
-    /// Sends a request and returns its answer, however long that takes. `meanwhile` is done while
-    /// the request is out.
-    fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer;
-    /// Passes something on that somebody may want to know.
-    fn tell(&mut self, event: Event);
-    /// The server has asked for a pause: everybody who sends to it should know.
-    fn hold_off(&mut self, _wait: Duration) {}
-    /// How long the server still wants nothing to be sent, as it may have told somebody else.
-    fn held_off(&mut self) -> Option<Duration> {
-        None
-    }
-}
 
 /// What one step came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,51 +148,15 @@ impl Replay {
         if batch.end == drain.offset() {
             return Ok(Progress::Idle);
         }
-        // Only while answers come: what is read ahead takes memory until then.
-        let reads_ahead = drain.reads_ahead && self.flows;
-        let mut ahead = None;
-        // What has come while calls were held back: their ends may be among it.
-        let mut extend = drain.held_since.is_some();
-        // One that is buried was delivered, and only its checkpoint failed: what came behind it would
-        // not be buried any more.
-        let mut may_extend = batch.end < end.offset && !batch.is_buried;
-        let ran = loop {
-            if extend && may_extend {
-                match drain.read_batch(batch.end, end, &limits) {
-                    Ok(more) => {
-                        let enough = batch.entries.len() >= 2 * limits.records
-                            || batch.damages.len() >= 2 * FAULTS;
-                        may_extend = batch.extend(more) && batch.end < end.offset && !enough;
-                    }
-                    Err(error) => {
-                        drain.batch = Some(batch);
-                        return Err(error);
-                    }
-                }
-            }
-            let start = batch.end;
-            let mut meanwhile = || {
-                drain.give_back_some();
-                if reads_ahead && ahead.is_none() {
-                    ahead = drain.peek(start, end, &limits);
-                }
-            };
-            match self.deliver(&mut batch, drain, end, may_extend, host, &mut meanwhile) {
-                Err(Stop::Extend) => extend = true,
-                ran => break ran,
-            }
-        };
+        let ran = self.run(&mut batch, drain, end, &limits, host);
         // It may wait for long now.
         batch.calls = None;
         drain.batch = Some(batch);
-        let front = match ran {
-            Ok(()) | Err(Stop::Unreadable(_)) => Ok(Settled::default()),
-            Err(_) => drain.settle_front(end, &mut |event| host.tell(event)),
-        };
-        let stopped = match ran {
-            Ok(()) => {
+        let stop = match ran {
+            Ok(ahead) => {
                 drain.ahead = ahead;
-                None
+                let settled = drain.settle(end, &mut |event| host.tell(event))?;
+                return Ok(Progress::Settled(settled));
             }
             Err(Stop::Unreadable(error)) => {
                 // Cut since the batch was read, it is read anew. A read that merely failed is
@@ -218,25 +167,64 @@ impl Replay {
                 }
                 return Err(drain.read_error(error));
             }
-            Err(Stop::Defer) => Some(Progress::Deferred),
-            Err(Stop::Hold) => {
+            Err(stop) => stop,
+        };
+        let front = drain.settle_front(end, &mut |event| host.tell(event));
+        let stopped = match stop {
+            Stop::Defer => Progress::Deferred,
+            Stop::Hold => {
                 let since = *drain.held_since.get_or_insert_with(Instant::now);
                 drain.batch.take_if(nothing_delivered);
-                Some(Progress::Held(since + HOLD))
+                Progress::Held(since + HOLD)
             }
-            Err(stop) => {
+            stop => {
                 self.block(stop, drain, host);
-                Some(Progress::Blocked)
+                Progress::Blocked
             }
         };
-        if let Some(stopped) = stopped {
-            return Ok(match front? {
-                front if front.records > 0 => Progress::Settled(front),
-                _ => stopped,
-            });
+        Ok(match front? {
+            front if front.records > 0 => Progress::Settled(front),
+            _ => stopped,
+        })
+    }
+
+    /// Sends a batch, and more of the log with it where that is needed. Returns what was read
+    /// ahead meanwhile.
+    fn run(
+        &mut self,
+        batch: &mut Batch,
+        drain: &mut Drain,
+        end: End,
+        limits: &BatchLimits,
+        host: &mut dyn Host,
+    ) -> std::result::Result<Option<(u64, Batch)>, Stop> {
+        // Only while answers come: what is read ahead takes memory until then.
+        let reads_ahead = drain.reads_ahead && self.flows;
+        let mut ahead = None;
+        // What has come while calls were held back: their ends may be among it.
+        let mut extend = drain.held_since.is_some();
+        // One that is buried was delivered, and only its checkpoint failed: what came behind it would
+        // not be buried any more.
+        let mut may_extend = batch.end < end.offset && !batch.is_buried;
+        loop {
+            if extend && may_extend {
+                let more = drain.read_batch(batch.end, end, limits)?;
+                let enough =
+                    batch.entries.len() >= 2 * limits.records || batch.damages.len() >= 2 * FAULTS;
+                may_extend = batch.extend(more) && batch.end < end.offset && !enough;
+            }
+            let start = batch.end;
+            let mut meanwhile = || {
+                drain.give_back_some();
+                if reads_ahead && ahead.is_none() {
+                    ahead = drain.peek(start, end, limits);
+                }
+            };
+            match self.deliver(batch, drain, end, may_extend, host, &mut meanwhile) {
+                Err(Stop::Extend) => extend = true,
+                ran => return ran.map(|()| ahead),
+            }
         }
-        let settled = drain.settle(end, &mut |event| host.tell(event))?;
-        Ok(Progress::Settled(settled))
     }
 
     fn deliver(
@@ -259,6 +247,7 @@ impl Replay {
             .is_some_and(|since| since.elapsed() >= HOLD);
         // A few at the end of a log, with nothing to come that could show what the server takes.
         let is_rest = end.is_final && batch.end >= end.offset && batch.entries.len() < PATIENCE;
+        let batch_is_taken = batch.is_taken();
         let mut delivery = Delivery {
             source: drain.bytes(),
             batch,
@@ -274,8 +263,7 @@ impl Replay {
             taken: 0,
             answered: false,
             unanswered: self.unanswered,
-            accepts: false,
-            takes_others: is_rest && drain.takes_others,
+            accepts: batch_is_taken || (is_rest && drain.takes_others),
             patience: match self.paused {
                 Some(_) => PATIENCE_OF_A_PROBE,
                 None => PATIENCE,
@@ -285,9 +273,8 @@ impl Replay {
         };
         let ran = delivery.run();
         let (taken, answered) = (delivery.taken, delivery.answered);
-        self.refused_all =
-            delivery.refused > 0 && matches!(ran, Err(Stop::Pause { status: None, .. }));
         let refused = delivery.refused > 0;
+        self.refused_all = refused && matches!(ran, Err(Stop::Pause { status: None, .. }));
         self.requests += delivery.requests;
         if let Err(Stop::Retry {
             unanswered: true, ..

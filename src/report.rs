@@ -123,7 +123,7 @@ pub enum Event {
     },
     /// Damaged bytes were found and put into the dead-letter file.
     Corrupt {
-        /// The damaged file.
+        /// The damaged file; `None` with memory storage.
         path: Option<PathBuf>,
         /// Where in the file, in bytes.
         offset: u64,

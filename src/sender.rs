@@ -1,39 +1,32 @@
 //! Delivering everything below a root, whoever wrote it: the rescue of what others left behind.
 
+mod desk;
+
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use self::desk::{Desk, GRACE, TICK, is_over};
 use crate::backoff::uniform;
 use crate::config;
-use crate::desk::Message;
 use crate::directory::{Directory, all_places, places};
 use crate::drain::Settled;
 use crate::environment;
 use crate::error::{Error, IoContext, Result};
-use crate::holdoff::HoldOff;
-use crate::http::{Answer, Request, Server};
+use crate::http::Server;
 use crate::inspect;
-use crate::lane::{Lane, Outcome};
+use crate::lane::Lane;
 use crate::name::split_project;
 use crate::orphans;
-use crate::post::Post;
-use crate::replay::{Host, random};
+use crate::replay::random;
 use crate::report::Event;
 use crate::sys;
 
-/// How often a stop, the deadline and new files are looked for.
-const TICK: Duration = Duration::from_millis(100);
-
 /// How often the directories are searched while watching.
 const SEARCH: Duration = Duration::from_millis(500);
-
-/// How long the end may take after a stop: the request in flight, and the last pass.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Delivers the logs below a root, on the thread that calls [`run`](Self::run).
 ///
@@ -187,7 +180,7 @@ impl Sender {
             self.sleep(until, uniform(config::START_JITTER, random()));
         }
         for place in all_places(&self.root, None, &mut |_| ()) {
-            // What means nothing may as well stay.
+            // What is left of it does no harm.
             let _ = orphans::remove(&place.directory, orphans::YOUNG);
         }
         let mut moved = Instant::now();
@@ -248,14 +241,8 @@ impl Sender {
 
     /// One batch of each directory in turn, until none has more to send.
     fn pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> bool {
-        let mut desk = Desk {
-            server: &self.server,
-            post: None,
-            hold_off: HoldOff::new(&self.root, self.server.url()),
-            until,
-            stopped: &mut self.stopped,
-            on_event,
-        };
+        let stopped = &mut self.stopped;
+        let mut desk = Desk::new(&self.server, &self.root, until, stopped, on_event);
         let mut any = false;
         let mut busy_before = self.lanes.len();
         loop {
@@ -265,12 +252,9 @@ impl Sender {
                     return any;
                 }
                 let alone = busy == 0 && busy_before == 1;
-                match lane.step(&mut desk, alone) {
-                    Outcome::Settled(settled) => {
-                        self.done += settled;
-                        busy += 1;
-                    }
-                    Outcome::Blocked | Outcome::Done => {}
+                if let Some(settled) = lane.step(&mut desk, alone) {
+                    self.done += settled;
+                    busy += 1;
                 }
             }
             any |= busy > 0;
@@ -292,25 +276,15 @@ impl Sender {
         };
         // What cannot be looked at has been told before.
         let _ = self.search();
-        let mut desk = Desk {
-            server: &self.server,
-            post: None,
-            hold_off: HoldOff::new(&self.root, self.server.url()),
-            until: &until,
-            stopped: &mut self.stopped,
-            on_event,
-        };
+        let stopped = &mut self.stopped;
+        let mut desk = Desk::new(&self.server, &self.root, &until, stopped, on_event);
         let mut lanes: Vec<_> = self.lanes.iter_mut().collect();
         while !lanes.is_empty() && !is_over(&until) {
             lanes.retain_mut(|lane| {
                 lane.replay.hurry();
-                match lane.step(&mut desk, false) {
-                    Outcome::Settled(settled) => {
-                        self.done += settled;
-                        true
-                    }
-                    Outcome::Blocked | Outcome::Done => false,
-                }
+                let settled = lane.step(&mut desk, false);
+                self.done += settled.unwrap_or_default();
+                settled.is_some()
             });
         }
     }
@@ -362,91 +336,4 @@ impl Sender {
             unread: unread.map(|error| error.to_string()),
         }
     }
-}
-
-/// The calling thread's side of a request.
-struct Desk<'a> {
-    server: &'a Server,
-    /// With where its answers come in. Not kept when one was not waited for.
-    post: Option<(Post, mpsc::Receiver<Message>)>,
-    hold_off: HoldOff,
-    until: &'a Until<'a>,
-    stopped: &'a mut Option<Instant>,
-    on_event: &'a mut dyn FnMut(&Event),
-}
-
-impl Desk<'_> {
-    /// Is it time to end, without waiting for anything?
-    fn is_late(&mut self) -> bool {
-        if self.until.stop.load(Ordering::Relaxed) {
-            self.stopped.get_or_insert_with(Instant::now);
-        }
-        self.until.deadline.is_some_and(|end| end <= Instant::now())
-            || self.stopped.is_some_and(|at| at.elapsed() >= GRACE)
-    }
-}
-
-impl Host for Desk<'_> {
-    fn exchange(&mut self, request: Request, meanwhile: &mut dyn FnMut()) -> Answer {
-        // A batch can be many requests, each of which is answered at once.
-        if self.is_late() {
-            return not_sent("the run ended before it was sent".to_owned());
-        }
-        let (post, answers) = match self.post.take().map_or_else(|| post(self.server), Ok) {
-            Ok(post) => post,
-            Err(error) => {
-                return not_sent(format!("cannot start a thread for the request: {error}"));
-            }
-        };
-        // If it is gone, there is no answer either.
-        post.send(request);
-        meanwhile();
-        loop {
-            match answers.recv_timeout(TICK) {
-                Ok(Message::Answer(answer)) => {
-                    self.post = Some((post, answers));
-                    return answer;
-                }
-                // Nobody sends it anything else.
-                Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return not_sent("the request's thread has ended without an answer".to_owned());
-                }
-            }
-            if self.is_late() {
-                return not_sent("the run ended before the server answered".to_owned());
-            }
-        }
-    }
-
-    fn tell(&mut self, event: Event) {
-        (self.on_event)(&event);
-    }
-
-    fn hold_off(&mut self, wait: Duration) {
-        self.hold_off.note(wait, SystemTime::now());
-    }
-
-    fn held_off(&mut self) -> Option<Duration> {
-        self.hold_off.left(SystemTime::now())
-    }
-}
-
-fn post(server: &Server) -> io::Result<(Post, mpsc::Receiver<Message>)> {
-    let (outbox, answers) = mpsc::channel();
-    let server = server.clone();
-    let post = Post::start(Box::new(move |request| server.send(request)), outbox)?;
-    Ok((post, answers))
-}
-
-fn not_sent(why: String) -> Answer {
-    Answer::Retry {
-        why,
-        after: None,
-        unanswered: false,
-    }
-}
-
-fn is_over(until: &Until<'_>) -> bool {
-    until.stop.load(Ordering::Relaxed) || until.deadline.is_some_and(|end| end <= Instant::now())
 }

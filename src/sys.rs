@@ -23,9 +23,19 @@ use crate::crc;
 /// `Ok(false)`: somebody else holds it. It belongs to the open file description and goes with its
 /// last descriptor, so that a forked child's `close` lets go of nothing.
 pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
+    take_flock(file, libc::LOCK_EX | libc::LOCK_NB)
+}
+
+/// Waits for the exclusive `flock` of an open file, and has it then. For files that are only held
+/// for moments.
+pub(crate) fn flock(file: &File) -> io::Result<bool> {
+    take_flock(file, libc::LOCK_EX)
+}
+
+fn take_flock(file: &File, how: libc::c_int) -> io::Result<bool> {
     loop {
         // SAFETY: the descriptor is open for as long as `file` is borrowed.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        if unsafe { libc::flock(file.as_raw_fd(), how) } == 0 {
             return Ok(true);
         }
         let error = io::Error::last_os_error();
@@ -33,20 +43,6 @@ pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
             Some(libc::EWOULDBLOCK) => return Ok(false),
             Some(libc::EINTR) => {}
             _ => return Err(error),
-        }
-    }
-}
-
-/// Waits for the exclusive `flock` of an open file. For files that are only held for moments.
-pub(crate) fn flock(file: &File) -> io::Result<()> {
-    loop {
-        // SAFETY: the descriptor is open for as long as `file` is borrowed.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
         }
     }
 }
@@ -88,12 +84,8 @@ pub(crate) fn process_exists(pid: i32) -> bool {
 ///
 /// # Errors
 /// EACCES: only the file's owner may ask. Others: the file system, or the system, cannot tell.
-pub(crate) fn is_open_for_writing(file: &File) -> io::Result<bool> {
-    lease(file)
-}
-
 #[cfg(target_os = "linux")]
-fn lease(file: &File) -> io::Result<bool> {
+pub(crate) fn is_open_for_writing(file: &File) -> io::Result<bool> {
     /// Linux's number; the libc crate does not have it everywhere.
     const F_SETSIG: libc::c_int = 10;
     let fd = file.as_raw_fd();
@@ -117,7 +109,7 @@ fn lease(file: &File) -> io::Result<bool> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn lease(_: &File) -> io::Result<bool> {
+pub(crate) fn is_open_for_writing(_: &File) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -215,13 +207,9 @@ pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 /// Gives the space of the first `len` bytes of a file back; they read as NUL from now on.
+#[cfg(target_os = "linux")]
 pub(crate) fn punch_hole(file: &File, len: u64) -> io::Result<()> {
     let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
-    punch(file, len)
-}
-
-#[cfg(target_os = "linux")]
-fn punch(file: &File, len: libc::off_t) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is involved.
     match unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) } {
@@ -231,7 +219,7 @@ fn punch(file: &File, len: libc::off_t) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn punch(_: &File, _: libc::off_t) -> io::Result<()> {
+pub(crate) fn punch_hole(_: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -367,15 +355,9 @@ pub(crate) fn file_size_is_limited() -> bool {
     answer == 0 && limit.rlim_cur != libc::RLIM_INFINITY
 }
 
-/// Keeps SIGXFSZ from this thread for good: a write above the limit then fails with EFBIG instead
-/// of killing the program.
-pub(crate) fn block_sigxfsz() {
-    mask_sigxfsz();
-}
-
 /// Runs `write` with SIGXFSZ kept from this thread, and leaves the thread's mask as it was.
 pub(crate) fn without_sigxfsz<T>(write: impl FnOnce() -> T) -> T {
-    let before = mask_sigxfsz();
+    let before = block_sigxfsz();
     let result = write();
     // SAFETY: both sets are valid; the null timeout fields mean "do not wait"; taking the signal
     // that our own write may have raised changes no memory.
@@ -393,7 +375,9 @@ pub(crate) fn without_sigxfsz<T>(write: impl FnOnce() -> T) -> T {
     result
 }
 
-fn mask_sigxfsz() -> libc::sigset_t {
+/// Keeps SIGXFSZ from this thread: a write above the limit then fails with EFBIG instead of killing
+/// the program. Returns which signals were kept from it before.
+pub(crate) fn block_sigxfsz() -> libc::sigset_t {
     // SAFETY: both sets are valid places; only this thread's signal mask changes.
     unsafe {
         let set = sigxfsz();

@@ -7,23 +7,28 @@
 mod leftovers;
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backoff::uniform;
+use crate::batch::{BatchLimits, End};
 use crate::checkpoint;
 use crate::deferral::Deferrals;
 use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::drain::Drain;
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::lock::Adoption;
 use crate::log::OwnFile;
 use crate::name::{Extension, FileName};
 use crate::refused::Refused;
-use crate::replay::{Host, Progress, Replay};
+use crate::replay::{Progress, Replay, random};
 use crate::report::Event;
 use crate::sys;
+use crate::threads;
 
 /// How long until a file that somebody else delivers, or storage that failed, is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -35,37 +40,56 @@ const LOOK_AT_HELD: Duration = Duration::from_millis(500);
 const LIVE_FIRST: u32 = 3;
 
 pub(crate) struct Worker {
-    pub desk: Desk,
-    pub replay: Replay,
+    desk: Desk,
+    replay: Replay,
     /// The own file that is being delivered.
-    pub own: Option<Drain>,
-    pub leftover: Option<Drain>,
+    own: Option<Drain>,
+    leftover: Option<Drain>,
     /// Leftovers have a state of their own: what is wrong with them holds nothing else up.
-    pub leftover_replay: Replay,
-    pub leftovers: VecDeque<FileName>,
+    leftover_replay: Replay,
+    leftovers: VecDeque<FileName>,
     /// Leftovers with an end that waits, of whose batch something is delivered: what is known of
     /// that would be lost if they were closed.
-    pub parked: Vec<Drain>,
-    pub refused: Refused,
-    pub deferred: Deferrals,
-    pub searched: Option<Instant>,
+    parked: Vec<Drain>,
+    refused: Refused,
+    deferred: Deferrals,
+    searched: Option<Instant>,
     /// The right to deliver the leftovers, while there are any.
-    pub adopted: Option<Adoption>,
+    adopted: Option<Adoption>,
     /// Leftovers are let be until then.
-    pub leftovers_from: Option<Instant>,
+    leftovers_from: Option<Instant>,
     /// Own batches in a row for which leftovers have waited.
-    pub passed_over: u32,
+    passed_over: u32,
 }
 
 impl Worker {
+    /// Leftovers are let be for a random time of up to `start_jitter`.
+    pub fn new(desk: Desk, limits: BatchLimits, start_jitter: Duration) -> Worker {
+        Worker {
+            desk,
+            replay: Replay::new(limits),
+            own: None,
+            leftover: None,
+            leftover_replay: Replay::new(limits),
+            leftovers: VecDeque::new(),
+            parked: Vec::new(),
+            refused: Refused::default(),
+            deferred: Deferrals::default(),
+            searched: None,
+            adopted: None,
+            leftovers_from: Some(Instant::now() + uniform(start_jitter, random())),
+            passed_over: 0,
+        }
+    }
+
     /// Runs; should it ever panic, the callers go on without it and are told so.
     pub fn guarded(self) {
         let log = Arc::clone(&self.desk.log);
         let board = Arc::clone(&self.desk.board);
         if catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             log.leave_unattended();
-            let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.last_error = Some(Error::Stopped("it has panicked".to_owned()).to_string());
+            threads::lock(&board).last_error =
+                Some(Error::Stopped("it has panicked".to_owned()).to_string());
         }
     }
 
@@ -134,7 +158,10 @@ impl Worker {
         let own = match later(self.replay.next_attempt()) {
             None => {
                 let step = self.step_own();
-                is_busy = matches!(step, Ok(Progress::Settled(_)));
+                if let Ok(Progress::Settled(settled)) = &step {
+                    self.desk.board().own_records += settled.records;
+                    is_busy = true;
+                }
                 self.come_back(step, |worker| worker.replay.next_attempt())
             }
             at => at,
@@ -229,17 +256,15 @@ impl Worker {
                 let path = directory.file(&file.name, Extension::Jsonl);
                 if file.sealed && !path.exists() {
                     self.desk.log.forget(&file.name);
-                    self.desk.own_position(file.base + file.end.offset());
+                    self.desk.log.set_delivered(file.base + file.end.offset());
                     continue;
                 }
                 let checkpoint = directory.file(&file.name, Extension::Checkpoint);
                 let delivered = checkpoint::read(&checkpoint).min(file.end.offset());
-                self.desk.own_position(file.base + delivered);
+                self.desk.log.set_delivered(file.base + delivered);
                 if delivered < file.end.offset() || file.sealed {
-                    return Err(Error::Stopped(format!(
-                        "{} is being delivered by another process",
-                        path.display()
-                    )));
+                    let other = io::Error::other("another process is at it; the records are kept");
+                    return Err(Error::from_io("deliver", &path, other));
                 }
                 return Ok(Progress::Idle);
             };
@@ -253,10 +278,7 @@ impl Worker {
             // What another process has delivered behind the end was cut off and stands elsewhere,
             // perhaps behind what nobody has delivered.
             let delivered = offset.min(file.end.offset());
-            self.desk.own_position(file.base + delivered);
-            if let Progress::Settled(settled) = progress {
-                self.desk.board().own_records += settled.records;
-            }
+            self.desk.log.set_delivered(file.base + delivered);
             if progress != Progress::Idle || !file.sealed {
                 return Ok(progress);
             }
@@ -272,7 +294,7 @@ impl Worker {
 
     /// Somebody has cut an own file: what stood there is gone, and nobody may think it delivered.
     fn report_cut(&mut self, directory: &Directory, file: &OwnFile, offset: u64) {
-        self.desk.own_position(file.base + file.end.offset());
+        self.desk.log.set_delivered(file.base + file.end.offset());
         self.desk.board().settled.corrupt += 1;
         self.desk.tell(Event::Corrupt {
             path: Some(directory.file(&file.name, Extension::Jsonl)),
@@ -283,20 +305,17 @@ impl Worker {
     }
 
     fn step_memory(&mut self) -> Result<Progress> {
-        let synced = self.desk.log.position().synced;
+        let synced = self.desk.log.synced();
         let drain = match &mut self.own {
             Some(drain) => drain,
             None => self.own.insert(Drain::memory(Arc::clone(&self.desk.log))),
         };
-        let end = crate::batch::End {
+        let end = End {
             offset: synced,
             is_final: false,
         };
         let progress = self.replay.step(drain, end, &mut self.desk)?;
-        self.desk.own_position(drain.offset());
-        if let Progress::Settled(settled) = progress {
-            self.desk.board().own_records += settled.records;
-        }
+        self.desk.log.set_delivered(drain.offset());
         Ok(progress)
     }
 

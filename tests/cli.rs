@@ -871,15 +871,25 @@ fn half_a_line_is_no_fault_while_its_writer_lives_and_one_when_it_is_dead() {
     let (mut child, stdin) = open_append(&tool, 0..3);
     let path = tool.log_file();
     let size = fs::metadata(&path).unwrap().len();
-    let mut file = fs::File::options().append(true).open(&path).unwrap();
-    file.write_all(b"{\"type\":\"call_end\",\"req\":{").unwrap();
+    // By another process: whatever the other tests are just starting has our descriptors for a
+    // moment, and a file that is open for writing has a writer.
+    let half = r#"printf '{"type":"call_end","req":{' >>"$0""#;
+    let mut shell = Command::new("sh");
+    assert!(
+        shell
+            .args(["-c", half])
+            .arg(&path)
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(tool.run(&["verify"]).status, 0);
     let printed = tool.run(&["cat"]);
     assert_eq!((printed.status, printed.out), (0, records(0..3)));
 
     child.kill().unwrap();
     child.wait().unwrap();
-    drop((stdin, file));
+    drop(stdin);
     let fault = format!(
         ".weave/wal/team/app/{}: offset {size}: torn",
         path.file_name().unwrap().to_str().unwrap()

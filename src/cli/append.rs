@@ -101,10 +101,11 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     let read = append.all(Lines::new(File::from(input), LINE_LIMIT));
     let all_good = append.refused == 0;
     let acks = append.acks.take().map_or(Ok(()), Output::finish);
-    let delivered = match send {
-        true => deliver(&client, timeout.map_or(Duration::from_secs(30), |t| t.0)),
-        false => close(&client),
+    let timeout = match send {
+        true => timeout.map_or(Duration::from_secs(30), |Seconds(timeout)| timeout),
+        false => CLOSING,
     };
+    let delivered = end(&client, send, timeout);
     read?;
     let delivered = delivered?;
     acks?;
@@ -119,29 +120,27 @@ fn config(args: &Args, durability: Durability, send: bool) -> Result<Config, Tro
         ));
     };
     let reporter = Mutex::new(Reporter::default());
-    let config = Config::from_env(&project)?
+    let mut config = Config::from_env(&project)?
         .storage(Storage::Disk)
         .sender(send)
         .record_limit(RECORD_LIMIT)
         // Several lines are synced at once, here, before they are acknowledged.
         .durability(durability.min(Durability::Written))
+        .when_full(args.value("--when-full")?.unwrap_or_default())
         .on_event(move |event| {
             let line = reporter.lock().ok().and_then(|mut r| r.line(event));
             line.into_iter().for_each(say);
         });
-    let config = match args.value::<Bytes>("--disk-budget")? {
-        Some(Bytes(budget)) => config.disk_budget(budget),
-        None => config,
-    };
-    let config = match args.value::<Bytes>("--free-space-floor")? {
-        Some(Bytes(floor)) => config.free_space_floor(floor),
-        None => config,
-    };
-    let config = config.when_full(args.value("--when-full")?.unwrap_or_default());
-    Ok(match args.path("--root") {
-        Some(root) => config.root(root),
-        None => config,
-    })
+    if let Some(Bytes(budget)) = args.value("--disk-budget")? {
+        config = config.disk_budget(budget);
+    }
+    if let Some(Bytes(floor)) = args.value("--free-space-floor")? {
+        config = config.free_space_floor(floor);
+    }
+    if let Some(root) = args.path("--root") {
+        config = config.root(root);
+    }
+    Ok(config)
 }
 
 struct Append<'a> {
@@ -255,19 +254,15 @@ fn append(client: &Client, kind: Option<Kind>, line: &[u8]) -> Result<(), Refusa
     }
 }
 
-/// Ends without sending: everything is synced, or it is said that it is not.
-fn close(client: &Client) -> Result<bool, Trouble> {
-    client.sync().map_err(Trouble::failed)?;
-    client.finish(CLOSING);
-    Ok(true)
-}
-
-/// Ends and delivers. Is everything delivered?
-fn deliver(client: &Client, timeout: Duration) -> Result<bool, Trouble> {
+/// Ends the client: everything is synced, or it is said that it is not. Is everything delivered that
+/// was to be sent?
+fn end(client: &Client, send: bool, timeout: Duration) -> Result<bool, Trouble> {
     client.sync().map_err(Trouble::failed)?;
     let receipt = client.finish(timeout);
-    tell(&receipt);
-    Ok(receipt.is_complete())
+    if send {
+        tell(&receipt);
+    }
+    Ok(!send || receipt.is_complete())
 }
 
 fn tell(receipt: &Receipt) {

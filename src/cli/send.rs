@@ -76,7 +76,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
     // Of what could not be read it is said below.
     let is_left = summary.pending > 0 || (summary.pending_bytes > 0 && summary.unread.is_none());
     if let Some(why) = summary.last_error.as_ref().filter(|_| is_left) {
-        say(format_args!("not delivered: {why}"));
+        say(format_args!("not delivered, kept in the logs: {why}"));
     }
     out.finish()?;
     let is_complete = summary.is_complete();

@@ -3,8 +3,9 @@ use std::thread;
 use serde_json::json;
 
 use super::*;
-use crate::config::Durability;
 use crate::faults;
+use crate::policy::Durability;
+use crate::report::Stats;
 
 fn client(dir: &std::path::Path) -> Client {
     let config = Config::new("team", "app").root(dir).sender(false);

@@ -3,17 +3,10 @@
 use std::path::PathBuf;
 
 use super::Drain;
-use crate::batch::{Batch, BatchLimits};
-use crate::config;
+use crate::batch::Batch;
 use crate::error::Result;
+use crate::inspect::LIMITS;
 use crate::name::{Extension, FileName};
-
-/// Counting takes this much memory, and one record.
-const LIMITS: BatchLimits = BatchLimits {
-    records: 1_000,
-    bytes: 1 << 20,
-    record: config::READ_LIMIT,
-};
 
 /// A log file that was removed before it was delivered.
 #[derive(Debug)]

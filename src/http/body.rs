@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::threads;
@@ -35,7 +35,7 @@ pub(super) fn read_body(
     let read = move || {
         // The status is known; a panic over the body must not lose it.
         let _ = catch_unwind(AssertUnwindSafe(|| place.fill(answer)));
-        place.lock().has_ended = true;
+        threads::lock(&place.state).has_ended = true;
         place.ended.notify_all();
     };
     // Below TLS the deadline holds for each read(2) anew: a server that trickles the bytes of one
@@ -48,7 +48,7 @@ pub(super) fn read_body(
     let left = deadline.saturating_duration_since(Instant::now());
     let waited = body
         .ended
-        .wait_timeout_while(body.lock(), left, |state| !state.has_ended);
+        .wait_timeout_while(threads::lock(&body.state), left, |state| !state.has_ended);
     let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
     state.has_ended = true;
     std::mem::take(&mut state.bytes)
@@ -68,15 +68,11 @@ impl Body {
                 Err(_) => return,
             };
             left -= length;
-            let mut state = self.lock();
+            let mut state = threads::lock(&self.state);
             if state.has_ended {
                 return;
             }
             state.bytes.extend_from_slice(&buffer[..length]);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@
 //! one thread however many ask, and while that hangs no request goes out.
 
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::threads;
@@ -39,12 +39,12 @@ impl Lookup {
     /// A request has timed out.
     pub fn suspect(&self) {
         let bare = self.host.trim_matches(['[', ']']);
-        self.lock().is_suspect = bare.parse::<IpAddr>().is_err();
+        threads::lock(&self.state).is_suspect = bare.parse::<IpAddr>().is_err();
     }
 
     /// May a request go out? `false`: the name was still being looked up at the deadline.
     pub fn is_through(self: &Arc<Self>, deadline: Instant) -> bool {
-        let mut state = self.lock();
+        let mut state = threads::lock(&self.state);
         if !state.is_suspect {
             return true;
         }
@@ -53,7 +53,7 @@ impl Lookup {
             let run = move || {
                 // What comes of it is for the request to find out, which asks again.
                 let _ = (lookup.host.as_str(), lookup.port).to_socket_addrs();
-                *lookup.lock() = State::default();
+                *threads::lock(&lookup.state) = State::default();
                 lookup.ended.notify_all();
             };
             state.is_running = threads::start("weave-wal-name", Box::new(run)).is_ok();
@@ -64,9 +64,5 @@ impl Lookup {
             .wait_timeout_while(state, left, |state| state.is_running);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         !state.is_running
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,11 +13,11 @@ impl Log {
     /// to a new one. `false`: it is not so.
     pub fn replace_missing(&self, name: &FileName) -> Result<bool> {
         let mut state = self.when_quiet(self.lock());
-        match &state.current {
-            Some(current) if current.name() == name && current.is_gone() => {}
+        let gone = match &state.current {
+            Some(current) if current.name() == name && current.is_gone() => current.gone(),
             _ => return Ok(false),
-        }
-        let replaced = self.recover(&mut state, removed());
+        };
+        let replaced = self.recover(&mut state, gone);
         self.wake_waiters(&state);
         replaced.map(|()| true)
     }
@@ -109,8 +109,4 @@ impl Log {
             }
         }
     }
-}
-
-pub(super) fn removed() -> Error {
-    Error::Stopped("somebody has removed the file that is written to".to_owned())
 }

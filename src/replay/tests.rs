@@ -4,6 +4,7 @@ use std::fs;
 use std::rc::Rc;
 
 use super::*;
+use crate::http::Answer;
 use crate::name::Extension;
 use crate::record::Kind;
 use crate::rehearsal::*;

@@ -109,7 +109,7 @@ impl Worker {
             return Ok(None);
         }
         self.searched = Some(now);
-        // What means nothing may as well stay for another while.
+        // What is left of it does no harm.
         let _ = orphans::remove(directory, orphans::YOUNG);
         let mut names = directory.logs()?;
         self.refused.put_last(&mut names);
