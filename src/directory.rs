@@ -204,29 +204,20 @@ pub(crate) fn all_places(
     only: Option<&Project>,
     unread: &mut dyn FnMut(Error),
 ) -> Vec<Place> {
-    let mut below = |path: &Path| {
-        subdirectories(path).unwrap_or_else(|error| {
-            unread(error);
-            Vec::new()
-        })
-    };
+    let (only_entity, only_project) = only
+        .map(|(entity, project)| (entity.as_str(), project.as_str()))
+        .unzip();
     let mut places = Vec::new();
-    for entity in below(root) {
-        if only.is_some_and(|(wanted, _)| *wanted != entity) {
-            continue;
-        }
+    for entity in subdirectories(root, only_entity, unread) {
         let entity_path = root.join(&entity);
-        for project in below(&entity_path) {
-            if only.is_some_and(|(_, wanted)| *wanted != project) {
-                continue;
-            }
+        for project in subdirectories(&entity_path, only_project, unread) {
             let project_path = entity_path.join(&project);
-            let clients = below(&project_path);
+            let clients = subdirectories(&project_path, None, unread);
             let mut paths = vec![project_path.clone()];
             paths.extend(clients.iter().map(|client| project_path.join(client)));
             places.extend(paths.iter().map(|path| Place {
-                entity: entity.clone(),
-                project: project.clone(),
+                entity: entity.to_string_lossy().into_owned(),
+                project: project.to_string_lossy().into_owned(),
                 directory: Directory::at(path),
             }));
         }
@@ -252,11 +243,29 @@ pub(crate) fn files(
     Ok(files)
 }
 
-fn subdirectories(path: &Path) -> Result<Vec<String>> {
-    let names = entries(path, FileType::is_dir)?.into_iter();
-    let mut names: Vec<String> = names.flat_map(OsString::into_string).collect();
+/// The directories in one, or the one of this name. A link to one is not followed, for what is
+/// there may be anybody's, but told: logs may be behind it, and those that are passed over in
+/// silence are never delivered.
+fn subdirectories(path: &Path, only: Option<&str>, unread: &mut dyn FnMut(Error)) -> Vec<OsString> {
+    let names = entries(path, |kind| kind.is_dir() || kind.is_symlink());
+    let mut names = names.unwrap_or_else(|error| {
+        unread(error);
+        Vec::new()
+    });
+    names.retain(|name| {
+        if only.is_some_and(|only| only != name) {
+            return false;
+        }
+        let path = path.join(name);
+        let is_link = path.is_symlink();
+        if is_link && path.is_dir() {
+            let why = io::Error::other("it is a link, which is not followed");
+            unread(Error::from_io("look for logs in", &path, why));
+        }
+        !is_link
+    });
     names.sort_unstable();
-    Ok(names)
+    names
 }
 
 /// The names in a directory of what is of one type. A directory that is gone has none.

@@ -117,24 +117,30 @@ fn of_calls(project: &str, ids: &[&str], more: &str) -> Vec<u8> {
     format!("{{\"project_id\":{project},\"filter\":{{\"call_ids\":{ids}}}{more}}}").into_bytes()
 }
 
-/// Reads the answer to [`question`], one JSON object a line; a call can be there more than once.
-/// `None`: it is not one.
+/// Reads the answer to [`question`], one JSON object a line; a call can be there more than once, and
+/// an object without an id is none. `None`: it is not readable, perhaps because it was cut off.
 pub(crate) fn known(answer: &[u8]) -> Option<Vec<(String, Known)>> {
     let lines = answer.split(|&byte| byte == b'\n');
     lines
         .filter(|line| !line.trim_ascii().is_empty())
-        .map(|line| {
-            let fields = fields(line).ok()?;
+        .filter_map(|line| {
+            let Ok(fields) = fields(line) else {
+                return Some(None);
+            };
             let id = text(&fields, "id")?;
             let ended = fields.get("ended_at").is_some_and(|at| at.get() != "null");
-            Some((id, if ended { Known::Ended } else { Known::Started }))
+            Some(Some((
+                id,
+                if ended { Known::Ended } else { Known::Started },
+            )))
         })
         .collect()
 }
 
-/// Reads the answer to [`how_many`].
-pub(crate) fn counted(answer: &[u8]) -> Option<u64> {
-    number(&fields(answer).ok()?, "count")
+/// Reads the answer to [`how_many`]. `None`: it is not one, perhaps because it was cut off.
+/// `Some(None)`: it is whole, and there is no count in it.
+pub(crate) fn counted(answer: &[u8]) -> Option<Option<u64>> {
+    Some(number(&fields(answer).ok()?, "count"))
 }
 
 /// `{"start": {…}}` or `{"end": {…}}`: what is inside.
@@ -248,8 +254,11 @@ mod tests {
         assert_eq!(known[0], ("a".to_owned(), Known::Started));
         assert_eq!(known[1], ("b".to_owned(), Known::Ended));
         assert_eq!(super::known(b"<html>"), None);
+        assert_eq!(super::known(b"{\"id\":\"a\"}\n{\"id\":"), None);
+        assert_eq!(super::known(b"{}\n"), Some(Vec::new()));
         assert_eq!(super::known(b""), Some(Vec::new()));
-        assert_eq!(counted(b"{\"count\":3,\"has_more\":false}"), Some(3));
+        assert_eq!(counted(b"{\"count\":3,\"has_more\":false}"), Some(Some(3)));
+        assert_eq!(counted(b"{}"), Some(None));
         assert_eq!(counted(b"{\"count\":"), None);
     }
 }

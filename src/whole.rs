@@ -106,6 +106,7 @@ impl Delivery<'_> {
             Answer::Delivered { body } => v2::known(&body),
             _ => return Ok(None),
         };
+        let is_readable = rows.is_some();
         let rows = rows.unwrap_or_default();
         let known = |id: &&str| {
             let states = rows.iter().filter(|(known, _)| known == id);
@@ -114,10 +115,9 @@ impl Delivery<'_> {
         let known: Vec<Option<Known>> = ids.iter().map(known).collect();
         // An answer that was cut off looks like a short one: what it leaves out has to be counted.
         let is_whole = known.iter().all(Option::is_some)
-            || match self.count(project, ids)? {
-                Some(count) => count <= rows.len() as u64,
-                None => return Ok(None),
-            };
+            || self
+                .count(project, ids)?
+                .map_or(is_readable, |count| count <= rows.len() as u64);
         match is_whole {
             true => Ok(Some(known)),
             false if ids.len() > 1 => Ok(None),
@@ -125,11 +125,17 @@ impl Delivery<'_> {
         }
     }
 
-    /// How many of these calls the server has. `None`: it does not say it of these.
+    /// How many of these calls the server has. `None`: it does not count these, or does not count
+    /// at all. Not every server that can be asked for calls can, and none may be stuck over that.
     fn count(&mut self, project: &str, ids: &[&str]) -> Result<Option<u64>, Stop> {
-        match self.ask(v2::how_many(project, ids))? {
-            Answer::Delivered { body } => v2::counted(&body).map(Some).ok_or_else(unclear),
-            _ => Ok(None),
+        match self.ask(v2::how_many(project, ids)) {
+            Ok(Answer::Delivered { body }) => v2::counted(&body).ok_or_else(unclear),
+            Ok(_) => Ok(None),
+            Err(Stop::Pause {
+                status: Some(404 | 405),
+                ..
+            }) => Ok(None),
+            Err(stop) => Err(stop),
         }
     }
 
@@ -237,15 +243,15 @@ impl Delivery<'_> {
     /// may still be on its way: an end can stand before it in a log.
     fn end_of_nothing(&mut self, half: &Half, why: String) -> Result<Verdict, Stop> {
         let id = half.id.as_deref().unwrap_or_default();
-        match self.count(&half.project, &[id])? {
-            Some(0) | None => {}
-            Some(_) => {
-                return Err(Stop::Retry {
-                    why,
-                    after: None,
-                    unanswered: false,
-                });
-            }
+        if self
+            .known(&half.project, &[id])?
+            .is_some_and(|known| known[0].is_some())
+        {
+            return Err(Stop::Retry {
+                why,
+                after: None,
+                unanswered: false,
+            });
         }
         if self.may_extend {
             return Err(Stop::Extend);

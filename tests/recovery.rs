@@ -188,6 +188,35 @@ fn what_is_no_plain_file_is_never_touched() {
 }
 
 #[test]
+fn a_directory_behind_a_link_is_left_alone_and_told() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    let outside = tempfile::tempdir().unwrap();
+    let path = left_behind(outside.path(), 1);
+    let link = dir.path().join("team");
+    std::os::unix::fs::symlink(path.parent().unwrap().parent().unwrap(), &link).unwrap();
+    let summary = send(dir.path(), &collector);
+    assert!(!summary.is_complete(), "{summary:?}");
+    let why = summary.unread.unwrap();
+    assert!(why.contains(link.to_str().unwrap()), "{why}");
+    assert!(path.exists());
+    // Whoever asks for another project has nothing to do with it.
+    left_behind(&dir.path().join("other"), 1);
+    let mut unread = |error| panic!("{error}");
+    weave_wal::inspect::logs(dir.path(), Some("other/team"), &mut unread).unwrap();
+}
+
+#[test]
+fn a_directory_whose_name_is_no_text_is_delivered() {
+    use std::os::unix::ffi::OsStrExt;
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    let path = left_behind(dir.path(), 1);
+    let project = path.parent().unwrap();
+    let odd = project.with_file_name(std::ffi::OsStr::from_bytes(b"app\xff"));
+    fs::rename(project, odd).unwrap();
+    assert_eq!(send(dir.path(), &collector).delivered, 1);
+}
+
+#[test]
 fn a_file_that_is_being_written_by_our_client_is_delivered_and_not_removed() {
     let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
     let client = writer(dir.path());

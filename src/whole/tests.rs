@@ -468,6 +468,43 @@ fn what_cannot_be_asked_for_is_not_there() {
 }
 
 #[test]
+fn a_server_that_does_not_count_is_asked_for_the_calls_themselves() {
+    let no_count = || Answer::Delivered {
+        body: b"{}".to_vec(),
+    };
+    for (no_count, calls) in [
+        (not_found as fn() -> Answer, 3),
+        (no_count, 3),
+        (not_found, v2::ASKED_AT_ONCE + 1),
+        (no_count, v2::ASKED_AT_ONCE + 1),
+    ] {
+        let weave = RefCell::<Weave>::default();
+        weave.borrow_mut().knows(1, true);
+        let log = pairs(0..calls) + &end(calls);
+        let mut rehearsal = Rehearsal::new(&log, |sent| match sent.path.as_str() {
+            COUNT => no_count(),
+            _ => weave.borrow_mut().answer(sent),
+        });
+        rehearsal.directory.remember_whole_calls();
+        let settled = rehearsal.settle();
+        assert_eq!(settled.delivered as usize, 2 * calls);
+        // And an end of nothing is known for one.
+        assert_eq!(settled.rejected, 1);
+        weave.borrow().assert_whole(0..calls);
+    }
+    // Half an answer is none: without a count nothing is sent on it.
+    let mut rehearsal = Rehearsal::new(&pairs(0..3), |sent| match sent.path.as_str() {
+        QUESTION => Answer::Delivered {
+            body: b"{\"id\":\"n".to_vec(),
+        },
+        _ => not_found(),
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.block();
+    assert_eq!(without_doubt(&rehearsal), [""; 0]);
+}
+
+#[test]
 fn a_call_that_is_there_twice_is_as_far_as_its_further_one() {
     for rows in [
         "{\"id\":\"n0\",\"ended_at\":\"2026\"}\n{\"id\":\"n0\"}\n",
