@@ -130,6 +130,8 @@ impl Log {
         let result = match result {
             Ok(()) => {
                 state.synced = state.synced.max(target);
+                // Somebody may have given the file up meanwhile, and it was written all the same.
+                state.written = state.written.max(target);
                 self.synced.store(state.synced, Ordering::Release);
                 state.lines.drop_before(target);
                 if let Some(mut sealed) = state.sealing.take() {

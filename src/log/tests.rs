@@ -579,3 +579,26 @@ fn before_a_timer_that_is_far_away_a_sync_wakes_the_thread_and_an_append_does_no
     log.sync().unwrap();
     assert_eq!(wakes.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn a_sync_that_ends_well_after_the_file_was_given_up_does_not_confuse_the_timer() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path()));
+    append(&log, 1).unwrap();
+    let other = Arc::clone(&log);
+    faults::during_sync(move || {
+        // Neither written, nor cut off, nor moved to a new file.
+        faults::plan(&[faults::failing(30), fails(), fails()]);
+        assert!(matches!(append(&other, 2), Err(Error::Degraded(_))));
+    });
+    log.sync().unwrap();
+    // The first time for what can be sent now.
+    for _ in 0..2 {
+        log.keep_time();
+    }
+    let (position, end) = (log.position(), log.accepted().1);
+    assert_eq!((position.written, position.synced), (end, end));
+    append(&log, 3).unwrap();
+    log.close().unwrap();
+    assert_eq!(files(dir.path()), [[1], [3]]);
+}
