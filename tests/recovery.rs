@@ -306,3 +306,26 @@ fn a_checkpoint_beyond_the_end_of_a_dead_file_leaves_nothing_pending() {
     assert_eq!((summary.delivered, summary.pending), (0, 0));
     assert!(files(dir.path()).is_empty());
 }
+
+#[test]
+fn what_comes_after_somebody_has_changed_the_file_of_a_client_arrives() {
+    let changes: [fn(&Path); 2] = [
+        |log| fs::write(log, "").unwrap(),
+        |log| {
+            let mut file = fs::OpenOptions::new().append(true).open(log).unwrap();
+            file.write_all(b"no record\n").unwrap();
+        },
+    ];
+    for change in changes {
+        let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+        let client = Client::open(config(dir.path(), &collector)).unwrap();
+        append_starts(&client, 0..10);
+        assert_eq!(client.flush(LONG).unwrap().pending, 0);
+        change(&files_with(dir.path(), "jsonl")[0]);
+        append_starts(&client, 10..20);
+        let receipt = client.finish(LONG);
+        assert!(receipt.is_complete(), "{receipt:?}");
+        assert_each_start_once(&collector, 0..20);
+        assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::recover::changed;
 use super::{Log, State};
 use crate::error::{Error, Result};
 use crate::segment::{Appended, Segment, SegmentFile};
@@ -116,7 +117,10 @@ impl Log {
         let unwritten = written.err().filter(|_| next.is_none());
         let target = state.begin_sync();
         let file = state.current.as_ref();
-        let file = file.map(|current| (Arc::clone(current.file()), current.name_synced));
+        let file = file.map(|current| match current.is_intact() {
+            true => Ok((Arc::clone(current.file()), current.name_synced)),
+            false => Err(changed()),
+        });
         if let Some(mut next) = next {
             next.base = target;
             state.sealing = state.current.replace(next);
@@ -124,7 +128,8 @@ impl Log {
         }
         drop(state);
 
-        let result = file.map_or(Ok(()), |(file, name_synced)| file.sync(name_synced));
+        let sync = |(file, name_synced): (Arc<SegmentFile>, bool)| file.sync(name_synced);
+        let result = file.map_or(Ok(()), |file| file.and_then(sync));
 
         let mut state = self.lock();
         let result = match result {

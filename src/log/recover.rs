@@ -114,3 +114,7 @@ impl Log {
 pub(super) fn removed() -> Error {
     Error::Stopped("somebody has removed the file that is written to".to_owned())
 }
+
+pub(super) fn changed() -> Error {
+    Error::Stopped("somebody else has changed the file that is written to".to_owned())
+}

@@ -602,3 +602,44 @@ fn a_sync_that_ends_well_after_the_file_was_given_up_does_not_confuse_the_timer(
     log.close().unwrap();
     assert_eq!(files(dir.path()), [[1], [3]]);
 }
+
+#[test]
+fn what_comes_after_somebody_has_cut_the_file_is_moved_to_a_new_one() {
+    for left in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        (0..4).for_each(|n| assert!(append(&log, n).is_ok()));
+        log.sync().unwrap();
+        let file = log.oldest_file().unwrap();
+        let line = file.end.offset() / 4;
+        let path = log_path(dir.path(), &file.name, Extension::Jsonl);
+        let cut = fs::OpenOptions::new().write(true).open(path).unwrap();
+        cut.set_len(left * line).unwrap();
+        // More than was there before.
+        (4..9).for_each(|n| assert!(append(&log, n).is_ok()));
+        log.close().unwrap();
+        let left: Vec<_> = (0..left as usize).collect();
+        assert_eq!(files(dir.path()), [left, (4..9).collect()]);
+        let cut = log.oldest_file().unwrap();
+        assert_eq!((cut.base, cut.end.offset()), (0, 4 * line));
+        log.forget(&cut.name);
+        let new = log.oldest_file().unwrap();
+        assert_eq!((new.base, new.end.offset()), (4 * line, 5 * line));
+    }
+}
+
+#[test]
+fn what_comes_after_somebody_has_added_to_the_file_is_moved_to_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0).unwrap();
+    log.sync().unwrap();
+    append(&log, 1).unwrap();
+    let name = log.oldest_file().unwrap().name;
+    let path = log_path(dir.path(), &name, Extension::Jsonl);
+    let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+    std::io::Write::write_all(&mut file, b"no record\n").unwrap();
+    append(&log, 2).unwrap();
+    log.close().unwrap();
+    assert_eq!(files(dir.path()), [vec![0], vec![1, 2]]);
+}
