@@ -643,3 +643,23 @@ fn what_comes_after_somebody_has_added_to_the_file_is_moved_to_a_new_one() {
     log.close().unwrap();
     assert_eq!(files(dir.path()), [vec![0], vec![1, 2]]);
 }
+
+#[test]
+fn a_file_that_was_cut_and_then_removed_stops_nothing() {
+    for left in [0, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        (0..4).for_each(|n| assert!(append(&log, n).is_ok()));
+        log.sync().unwrap();
+        let file = log.oldest_file().unwrap();
+        let path = log_path(dir.path(), &file.name, Extension::Jsonl);
+        let cut = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        cut.set_len(left).unwrap();
+        fs::remove_file(path).unwrap();
+        append(&log, 4).unwrap();
+        log.sync().unwrap();
+        append(&log, 5).unwrap();
+        log.close().unwrap();
+        assert_eq!(files(dir.path()), [[4, 5]]);
+    }
+}
