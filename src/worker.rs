@@ -110,18 +110,26 @@ impl Worker {
                 Some(drain) if drain.name() == Some(&file.name) => Some(drain),
                 _ => Drain::open(&directory, &file.name, true).unwrap_or_default(),
             };
-            match drain {
+            let is_gone = match drain {
                 Some(drain) if drain.offset() >= file.end.offset() => {
-                    if drain.remove().is_err() {
-                        return;
-                    }
-                    self.desk.log.forget(&file.name);
+                    // Who only writes learns here that others have delivered it,
+                    self.desk.own_position(file.base + file.end.offset());
+                    drain.remove().is_ok()
+                }
+                // and here that they have removed it, too.
+                None if !directory.file(&file.name, Extension::Jsonl).exists() => {
+                    self.desk.own_position(file.base + file.end.offset());
+                    true
                 }
                 drain => {
                     self.own = drain;
-                    return;
+                    false
                 }
+            };
+            if !is_gone {
+                return;
             }
+            self.desk.log.forget(&file.name);
         }
     }
 

@@ -329,3 +329,24 @@ fn what_comes_after_somebody_has_changed_the_file_of_a_client_arrives() {
         assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
     }
 }
+
+#[test]
+fn what_others_have_delivered_for_a_client_that_only_writes_is_not_pending() {
+    for are_some_removed in [false, true] {
+        let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+        let config = config(dir.path(), &collector).sender(false);
+        let client = Client::open(config.segment_bytes(700)).unwrap();
+        append_starts(&client, 0..10);
+        client.sync().unwrap();
+        if are_some_removed {
+            // The file before is full, and this is the next one.
+            append_starts(&client, 10..11);
+            client.sync().unwrap();
+            append_starts(&client, 11..20);
+        }
+        assert_eq!(send(dir.path(), &collector).pending, 0);
+        let receipt = client.finish(LONG);
+        assert_eq!(receipt.pending, 0, "{receipt:?}");
+        assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
+    }
+}
