@@ -322,6 +322,9 @@ impl Log {
         let mut state = self.when_quiet(self.lock());
         if state.current.as_ref().is_some_and(Segment::is_gone) {
             synced = self.recover(&mut state, recover::removed());
+        } else if let (Ok(()), Some(error)) = (&synced, state.failure.clone()) {
+            // Everything is safe in a file that was given up all the same.
+            synced = self.recover(&mut state, error);
         }
         state.seal_the_last();
         self.wake_waiters(&state);

@@ -663,3 +663,21 @@ fn a_file_that_was_cut_and_then_removed_stops_nothing() {
         assert_eq!(files(dir.path()), [[4, 5]]);
     }
 }
+
+#[test]
+fn a_file_that_was_given_up_during_its_last_sync_is_let_go_when_the_log_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path()));
+    append(&log, 1).unwrap();
+    let other = Arc::clone(&log);
+    faults::during_sync(move || {
+        faults::plan(&[faults::failing(30), fails(), fails()]);
+        assert!(matches!(append(&other, 2), Err(Error::Degraded(_))));
+    });
+    log.sync().unwrap();
+    log.close().unwrap();
+    while let Some(file) = log.oldest_file() {
+        assert!(file.sealed, "it would never be removed");
+        log.forget(&file.name);
+    }
+}
