@@ -108,7 +108,10 @@ impl Worker {
         while let Some(file) = self.desk.log.oldest_file().filter(|file| file.sealed) {
             let drain = match self.own.take() {
                 Some(drain) if drain.name() == Some(&file.name) => Some(drain),
-                _ => Drain::open(&directory, &file.name, true).unwrap_or_default(),
+                _ => match Drain::open(&directory, &file.name, true) {
+                    Ok(drain) => drain,
+                    Err(_) => return,
+                },
             };
             let is_gone = match drain {
                 Some(drain) if drain.offset() >= file.end.offset() => {

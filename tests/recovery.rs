@@ -350,3 +350,16 @@ fn what_others_have_delivered_for_a_client_that_only_writes_is_not_pending() {
         assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
     }
 }
+
+#[test]
+fn what_cannot_be_looked_at_at_the_end_is_not_taken_for_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = writer(dir.path());
+    append_starts(&client, 0..3);
+    client.sync().unwrap();
+    let project = dir.path().join("team/app");
+    fs::rename(&project, dir.path().join("team/elsewhere")).unwrap();
+    fs::write(&project, "no directory").unwrap();
+    let receipt = client.finish(LONG);
+    assert_eq!(receipt.pending, 3, "{receipt:?}");
+}
