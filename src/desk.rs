@@ -169,9 +169,10 @@ impl Desk {
         let sends = self.server.is_some();
         let next_attempt = self.board().next_attempt;
         let untidy = self.closing && self.log.oldest_file().is_some();
-        let receipt = self.receipt();
+        let (hurry, receipt) = (self.hurry, self.receipt());
         self.flushes.retain(|flush| {
-            let too_late = next_attempt.is_some_and(|at| at > flush.deadline);
+            // Who has just come in is worth an attempt, whatever was planned before.
+            let too_late = !hurry && next_attempt.is_some_and(|at| at > flush.deadline);
             let delivered = position >= flush.position && !untidy;
             let written = !sends && synced >= flush.position;
             let done = delivered || written || too_late;

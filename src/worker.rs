@@ -85,9 +85,9 @@ impl Worker {
                     break;
                 }
             }
+            self.desk.answer_flushes();
             // Somebody may have come in while a request was out: another turn first.
             if !self.desk.hurry {
-                self.desk.answer_flushes();
                 if next.is_none_or(|at| at > Instant::now()) {
                     self.desk.post = None;
                 }
