@@ -159,8 +159,10 @@ impl Desk {
         let sends = self.server.is_some();
         let next_attempt = self.board().next_attempt;
         let untidy = self.closing && self.log.oldest_file().is_some();
+        let hurry = self.hurry;
         self.answer(|flush| {
-            let too_late = next_attempt.is_some_and(|at| at > flush.deadline);
+            // Who has just come in is worth an attempt, whatever was planned before.
+            let too_late = !hurry && next_attempt.is_some_and(|at| at > flush.deadline);
             let delivered = position >= flush.position && !untidy;
             let written = !sends && synced >= flush.position;
             delivered || written || too_late

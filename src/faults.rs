@@ -30,6 +30,17 @@ thread_local! {
     static STORAGE: RefCell<Storage> = RefCell::default();
 }
 
+#[cfg(test)]
+thread_local! {
+    static DURING_SYNC: RefCell<Option<Box<dyn FnOnce()>>> = RefCell::default();
+}
+
+/// Does something while the next sync is under way, as another thread would.
+#[cfg(test)]
+pub(crate) fn during_sync(run: impl FnOnce() + 'static) {
+    DURING_SYNC.set(Some(Box::new(run)));
+}
+
 /// Healthy, and empty.
 pub fn reset() {
     STORAGE.take();
@@ -101,6 +112,10 @@ pub(crate) fn write(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 
 /// If it fails, what was not synced before may be gone at once, which no later sync tells.
 pub(crate) fn sync(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(run) = DURING_SYNC.take() {
+        run();
+    }
     let len = file.metadata()?.len();
     let Some(failure) = next() else {
         synced_by_others(path, len);

@@ -323,6 +323,9 @@ impl Log {
         let gone = state.current.as_ref().filter(|current| current.is_gone());
         if let Some(gone) = gone.map(Segment::gone) {
             synced = self.recover(&mut state, gone);
+        } else if let (Ok(()), Some(error)) = (&synced, state.failure.clone()) {
+            // Everything is safe in a file that was given up all the same.
+            synced = self.recover(&mut state, error);
         }
         state.seal_the_last();
         self.wake_waiters(&state);

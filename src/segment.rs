@@ -180,6 +180,29 @@ impl Segment {
         self.file.gone()
     }
 
+    /// Is in the file what was written to it, and nothing else? Where others have cut it, or added to
+    /// it, what comes next would stand elsewhere than where it is looked for.
+    pub fn is_intact(&self) -> bool {
+        // Where nobody says, the sync will.
+        self.size().map_or(true, |size| size == self.len)
+    }
+
+    /// What there is to say when it is not.
+    pub fn changed(&self) -> Error {
+        let changed = io::Error::other("somebody else has changed the file that is written to");
+        Error::from_io("sync", &self.file.path(Extension::Jsonl), changed)
+    }
+
+    /// How much others have cut off.
+    pub fn missing(&self) -> u64 {
+        let size = self.size().unwrap_or(self.len);
+        self.len.saturating_sub(size)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.file.metadata()?.len())
+    }
+
     /// Leaves a file behind that is gone, or has a name elsewhere that is somebody else's affair.
     pub fn abandon(self) {
         // Best effort: a `.lock` without a log means nothing.
@@ -199,10 +222,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Cuts the file back to `len` bytes, after what stood behind was written elsewhere.
+    /// Cuts the file back to `len` bytes, after what stood behind was written elsewhere; to less, if
+    /// somebody else has cut it before.
     pub fn cut(&mut self, len: u64) -> Result<()> {
-        let cut = || match self.file.file.metadata()?.len() > len {
-            true => self.file.set_len(len),
+        let left = len.saturating_sub(self.missing());
+        let cut = || match self.size()? > left {
+            true => self.file.file.set_len(left),
             false => Ok(()),
         };
         cut().doing("truncate", &self.file.path(Extension::Jsonl))?;

@@ -109,9 +109,9 @@ impl Worker {
                     break;
                 }
             }
+            self.desk.answer_flushes();
             // Somebody may have come in while a request was out: another turn first.
             if !self.desk.hurry {
-                self.desk.answer_flushes();
                 if next.is_none_or(|at| at > Instant::now()) {
                     self.desk.post = None;
                 }
@@ -132,20 +132,31 @@ impl Worker {
         while let Some(file) = self.desk.log.oldest_file().filter(|file| file.sealed) {
             let drain = match self.own.take() {
                 Some(drain) if drain.name() == Some(&file.name) => Some(drain),
-                _ => Drain::open(&directory, &file.name, true).unwrap_or_default(),
+                _ => match Drain::open(&directory, &file.name, true) {
+                    Ok(drain) => drain,
+                    Err(_) => return,
+                },
             };
-            match drain {
+            let is_gone = match drain {
                 Some(drain) if drain.offset() >= file.end.offset() => {
-                    if drain.remove().is_err() {
-                        return;
-                    }
-                    self.desk.log.forget(&file.name);
+                    // Who only writes learns here that others have delivered it,
+                    self.desk.log.set_delivered(file.base + file.end.offset());
+                    drain.remove().is_ok()
+                }
+                // and here that they have removed it, too.
+                None if !directory.file(&file.name, Extension::Jsonl).exists() => {
+                    self.desk.log.set_delivered(file.base + file.end.offset());
+                    true
                 }
                 drain => {
                     self.own = drain;
-                    return;
+                    false
                 }
+            };
+            if !is_gone {
+                return;
             }
+            self.desk.log.forget(&file.name);
         }
     }
 

@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -503,4 +504,35 @@ fn a_run_ends_at_its_deadline_though_each_request_is_answered_at_once() {
     let summary = sender.root(dir.path()).run(&until, &mut |_| {}).unwrap();
     assert!(collector.requests() < 60, "{}", collector.requests());
     assert!(!summary.is_complete(), "{summary:?}");
+}
+
+#[test]
+fn who_waits_for_a_delivery_is_told_of_it_whoever_else_asks_meanwhile() {
+    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+    collector.set_mode(Mode::Slow(Duration::from_millis(20)));
+    let client = Client::open(config(dir.path(), &collector)).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // There is always more to send, and somebody asks again and again.
+        scope.spawn(|| {
+            for n in 1.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                client.append(Kind::CallStart, &start(n)).unwrap();
+                client.flush(Duration::from_millis(2)).unwrap();
+            }
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(50));
+            let begun = Instant::now();
+            client.flush(LONG).unwrap();
+            let took = begun.elapsed();
+            if took > LONG / 3 {
+                stop.store(true, Ordering::Relaxed);
+                panic!("{took:?}");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }

@@ -335,3 +335,60 @@ fn a_checkpoint_beyond_the_end_of_a_dead_file_leaves_nothing_pending() {
     assert_eq!((summary.delivered, summary.pending), (0, 0));
     assert!(files(dir.path()).is_empty());
 }
+
+#[test]
+fn what_comes_after_somebody_has_changed_the_file_of_a_client_arrives() {
+    let changes: [fn(&Path); 2] = [
+        |log| fs::write(log, "").unwrap(),
+        |log| {
+            let mut file = fs::OpenOptions::new().append(true).open(log).unwrap();
+            file.write_all(b"no record\n").unwrap();
+        },
+    ];
+    for change in changes {
+        let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+        let client = Client::open(config(dir.path(), &collector)).unwrap();
+        append_starts(&client, 0..10);
+        assert_eq!(client.flush(LONG).unwrap().pending, 0);
+        change(&files_with(dir.path(), "jsonl")[0]);
+        append_starts(&client, 10..20);
+        let receipt = client.finish(LONG);
+        assert!(receipt.is_complete(), "{receipt:?}");
+        assert_each_start_once(&collector, 0..20);
+        assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
+    }
+}
+
+#[test]
+fn what_others_have_delivered_for_a_client_that_only_writes_is_not_pending() {
+    for are_some_removed in [false, true] {
+        let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+        let config = config(dir.path(), &collector).sender(false);
+        let client = Client::open(config.segment_bytes(700)).unwrap();
+        append_starts(&client, 0..10);
+        client.sync().unwrap();
+        if are_some_removed {
+            // The file before is full, and this is the next one.
+            append_starts(&client, 10..11);
+            client.sync().unwrap();
+            append_starts(&client, 11..20);
+        }
+        assert_eq!(send(dir.path(), &collector).pending, 0);
+        let receipt = client.finish(LONG);
+        assert_eq!(receipt.pending, 0, "{receipt:?}");
+        assert!(files(dir.path()).is_empty(), "{:?}", files(dir.path()));
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_at_at_the_end_is_not_taken_for_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = writer(dir.path());
+    append_starts(&client, 0..3);
+    client.sync().unwrap();
+    let project = dir.path().join("team/app");
+    fs::rename(&project, dir.path().join("team/elsewhere")).unwrap();
+    fs::write(&project, "no directory").unwrap();
+    let receipt = client.finish(LONG);
+    assert_eq!(receipt.pending, 3, "{receipt:?}");
+}

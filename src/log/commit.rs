@@ -116,7 +116,10 @@ impl Log {
         let unwritten = written.err().filter(|_| next.is_none());
         let target = state.begin_sync();
         let file = state.current.as_ref();
-        let file = file.map(|current| (Arc::clone(current.file()), current.name_synced));
+        let file = file.map(|current| match current.is_intact() {
+            true => Ok((Arc::clone(current.file()), current.name_synced)),
+            false => Err(current.changed()),
+        });
         if let Some(mut next) = next {
             next.base = target;
             state.sealing = state.current.replace(next);
@@ -124,12 +127,15 @@ impl Log {
         }
         drop(state);
 
-        let result = file.map_or(Ok(()), |(file, name_synced)| file.sync(name_synced));
+        let sync = |(file, name_synced): (Arc<SegmentFile>, bool)| file.sync(name_synced);
+        let result = file.map_or(Ok(()), |file| file.and_then(sync));
 
         let mut state = self.lock();
         let result = match result {
             Ok(()) => {
                 state.synced = state.synced.max(target);
+                // Somebody may have given the file up meanwhile, and it was written all the same.
+                state.written = state.written.max(target);
                 self.synced.store(state.synced, Ordering::Release);
                 state.lines.drop_before(target);
                 if let Some(mut sealed) = state.sealing.take() {

@@ -87,7 +87,9 @@ impl Log {
     ) -> Result<Segment> {
         let synced = state.synced;
         let mut lost = failed.iter().filter(|(is_gone, _)| *is_gone);
-        let lost = lost.find_map(|(_, gone)| (gone.base < synced).then_some(gone));
+        // What somebody has cut before it was removed is not there to be had.
+        let is_there = |lost: &Segment| lost.base < synced && lost.missing() == 0;
+        let lost = lost.find_map(|(_, gone)| is_there(gone).then_some(gone));
         let start = lost.map_or(synced, |lost| lost.base.max(self.delivered()).min(synced));
         // The directory may be gone as well.
         let directory = Directory::create(directory.path())?;

@@ -579,3 +579,105 @@ fn before_a_timer_that_is_far_away_a_sync_wakes_the_thread_and_an_append_does_no
     log.sync().unwrap();
     assert_eq!(wakes.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn a_sync_that_ends_well_after_the_file_was_given_up_does_not_confuse_the_timer() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path()));
+    append(&log, 1).unwrap();
+    let other = Arc::clone(&log);
+    faults::during_sync(move || {
+        // Neither written, nor cut off, nor moved to a new file.
+        faults::plan(&[faults::failing(30), fails(), fails()]);
+        assert!(matches!(append(&other, 2), Err(Error::Degraded(_))));
+    });
+    log.sync().unwrap();
+    // The first time for what can be sent now.
+    for _ in 0..2 {
+        log.keep_time();
+    }
+    let (position, end) = (log.position(), log.accepted().1);
+    assert_eq!((position.written, position.synced), (end, end));
+    append(&log, 3).unwrap();
+    log.close().unwrap();
+    assert_eq!(files(dir.path()), [[1], [3]]);
+}
+
+#[test]
+fn what_comes_after_somebody_has_cut_the_file_is_moved_to_a_new_one() {
+    for left in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        (0..4).for_each(|n| assert!(append(&log, n).is_ok()));
+        log.sync().unwrap();
+        let file = log.oldest_file().unwrap();
+        let line = file.end.offset() / 4;
+        let path = log_path(dir.path(), &file.name, Extension::Jsonl);
+        let cut = fs::OpenOptions::new().write(true).open(path).unwrap();
+        cut.set_len(left * line).unwrap();
+        // More than was there before.
+        (4..9).for_each(|n| assert!(append(&log, n).is_ok()));
+        log.close().unwrap();
+        let left: Vec<_> = (0..left as usize).collect();
+        assert_eq!(files(dir.path()), [left, (4..9).collect()]);
+        let cut = log.oldest_file().unwrap();
+        assert_eq!((cut.base, cut.end.offset()), (0, 4 * line));
+        log.forget(&cut.name);
+        let new = log.oldest_file().unwrap();
+        assert_eq!((new.base, new.end.offset()), (4 * line, 5 * line));
+    }
+}
+
+#[test]
+fn what_comes_after_somebody_has_added_to_the_file_is_moved_to_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, 0).unwrap();
+    log.sync().unwrap();
+    append(&log, 1).unwrap();
+    let name = log.oldest_file().unwrap().name;
+    let path = log_path(dir.path(), &name, Extension::Jsonl);
+    let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+    std::io::Write::write_all(&mut file, b"no record\n").unwrap();
+    append(&log, 2).unwrap();
+    log.close().unwrap();
+    assert_eq!(files(dir.path()), [vec![0], vec![1, 2]]);
+}
+
+#[test]
+fn a_file_that_was_cut_and_then_removed_stops_nothing() {
+    for left in [0, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        (0..4).for_each(|n| assert!(append(&log, n).is_ok()));
+        log.sync().unwrap();
+        let file = log.oldest_file().unwrap();
+        let path = log_path(dir.path(), &file.name, Extension::Jsonl);
+        let cut = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        cut.set_len(left).unwrap();
+        fs::remove_file(path).unwrap();
+        append(&log, 4).unwrap();
+        log.sync().unwrap();
+        append(&log, 5).unwrap();
+        log.close().unwrap();
+        assert_eq!(files(dir.path()), [[4, 5]]);
+    }
+}
+
+#[test]
+fn a_file_that_was_given_up_during_its_last_sync_is_let_go_when_the_log_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path()));
+    append(&log, 1).unwrap();
+    let other = Arc::clone(&log);
+    faults::during_sync(move || {
+        faults::plan(&[faults::failing(30), fails(), fails()]);
+        assert!(matches!(append(&other, 2), Err(Error::Degraded(_))));
+    });
+    log.sync().unwrap();
+    log.close().unwrap();
+    while let Some(file) = log.oldest_file() {
+        assert!(file.sealed, "it would never be removed");
+        log.forget(&file.name);
+    }
+}
