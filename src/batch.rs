@@ -88,6 +88,8 @@ pub(crate) struct Batch {
     pub checksummed: bool,
     /// How many requests were sent for it.
     pub attempts: u32,
+    /// How many of them were refused alone, in all attempts together.
+    pub refused: usize,
     /// What was refused or damaged is in the dead-letter file.
     pub is_buried: bool,
     /// What stood in front of it was delivered with it.

@@ -94,7 +94,6 @@ pub(crate) struct Delivery<'a> {
     /// It takes other records: if these are refused, it is the records.
     pub takes_others: bool,
     pub patience: usize,
-    pub refused: usize,
     pub last_refusal: String,
 }
 
@@ -113,7 +112,7 @@ impl Delivery<'_> {
             self.all_calls()?;
         }
         let waiting = self.batch.count(|verdict| *verdict == Verdict::Waiting);
-        if waiting == 0 && (self.accepts || self.refused <= 1) {
+        if waiting == 0 && (self.accepts || self.batch.refused <= 1) {
             return Ok(());
         }
         Err(Stop::Pause {
@@ -234,7 +233,7 @@ impl Delivery<'_> {
 
     fn note_refusal(&mut self, verdict: &Verdict) {
         if let Verdict::Refused(_) = verdict {
-            self.refused += 1;
+            self.batch.refused += 1;
             self.remember(verdict);
         }
     }
@@ -310,7 +309,7 @@ impl Delivery<'_> {
 
     /// So many refused and none accepted: it is not the records.
     fn is_refused_altogether(&self) -> bool {
-        !self.accepts && self.refused >= self.patience
+        !self.accepts && self.batch.refused >= self.patience
     }
 }
 

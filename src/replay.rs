@@ -259,6 +259,7 @@ impl Replay {
             .is_some_and(|since| since.elapsed() >= HOLD);
         // A few at the end of a log, with nothing to come that could show what the server takes.
         let is_rest = end.is_final && batch.end >= end.offset && batch.entries.len() < PATIENCE;
+        let refused_before = batch.refused;
         let mut delivery = Delivery {
             source: drain.bytes(),
             batch,
@@ -280,14 +281,12 @@ impl Replay {
                 Some(_) => PATIENCE_OF_A_PROBE,
                 None => PATIENCE,
             },
-            refused: 0,
             last_refusal: String::new(),
         };
         let ran = delivery.run();
         let (taken, answered) = (delivery.taken, delivery.answered);
-        self.refused_all =
-            delivery.refused > 0 && matches!(ran, Err(Stop::Pause { status: None, .. }));
-        let refused = delivery.refused > 0;
+        let refused = delivery.batch.refused > refused_before;
+        self.refused_all = refused && matches!(ran, Err(Stop::Pause { status: None, .. }));
         self.requests += delivery.requests;
         if let Err(Stop::Retry {
             unanswered: true, ..

@@ -40,7 +40,7 @@ impl Delivery<'_> {
             self.calls(pairs, &|batch, source, units| {
                 batch.whole(source, project, units)
             })?;
-            if !self.accepts && self.refused >= self.patience {
+            if !self.accepts && self.batch.refused >= self.patience {
                 return Ok(());
             }
         }

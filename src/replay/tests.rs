@@ -593,3 +593,15 @@ fn damage_in_front_stays_with_its_batch_and_a_front_that_cannot_be_noted_is_not_
     assert_eq!(rehearsal.letters().len(), 1);
     assert_eq!(rehearsal.server.numbers(), [[0], [1], [2], [2]]);
 }
+
+#[test]
+fn a_server_that_refuses_everything_has_taken_nothing_if_it_is_away_in_between() {
+    let mut answers = vec![refuse("no"), later(None)].into_iter();
+    let answer = move |_: &Sent| answers.next().unwrap_or_else(|| refuse("no"));
+    let mut rehearsal = Rehearsal::new(&objects(0..2), answer);
+    for _ in 0..3 {
+        rehearsal.block();
+        assert!(rehearsal.letters().is_empty());
+    }
+    assert!(rehearsal.replay.paused().is_some());
+}

@@ -634,6 +634,19 @@ fn what_is_settled_is_settled_for_the_next_process() {
     assert_eq!(checkpoint, pairs(0..1).len().to_string());
 }
 
+#[test]
+fn what_was_refused_before_the_batch_was_extended_counts() {
+    let weave = RefCell::default();
+    let log = pairs(1..6) + &end(0) + &start(0);
+    let mut rehearsal = Rehearsal::of(11, &log, |sent| match sent.path == COMPLETE {
+        true => refuse("no"),
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.block();
+    assert!(rehearsal.letters().is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
