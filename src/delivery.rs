@@ -308,7 +308,7 @@ impl Delivery<'_> {
     }
 
     /// So many refused and none accepted: it is not the records.
-    fn is_refused_altogether(&self) -> bool {
+    pub fn is_refused_altogether(&self) -> bool {
         !self.accepts && self.batch.refused >= self.patience
     }
 }

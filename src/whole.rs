@@ -40,7 +40,7 @@ impl Delivery<'_> {
             self.calls(pairs, &|batch, source, units| {
                 batch.whole(source, project, units)
             })?;
-            if !self.accepts && self.batch.refused >= self.patience {
+            if self.is_refused_altogether() {
                 return Ok(());
             }
         }
@@ -48,6 +48,9 @@ impl Delivery<'_> {
         let sent = ends.try_for_each(|(index, half)| self.half(index, half));
         // While one waits for another log, an end there may wait for one of these starts.
         if !matches!(sent, Ok(()) | Err(Stop::Defer)) {
+            return sent;
+        }
+        if self.is_refused_altogether() {
             return sent;
         }
         if self.may_hold && !sorted.starts.is_empty() {
@@ -217,7 +220,11 @@ impl Delivery<'_> {
         Ok(req(one)? == req(other)?)
     }
 
+    /// Sends a half alone. It waits on if the server takes nothing.
     fn half(&mut self, index: usize, half: &Half) -> Result<(), Stop> {
+        if self.is_refused_altogether() {
+            return Ok(());
+        }
         let req = self.batch.req(self.source, index)?;
         let verdict = match half.request(req) {
             Ok(request) => match self.send(request) {
@@ -256,8 +263,7 @@ impl Delivery<'_> {
         if self.may_defer {
             return Err(Stop::Defer);
         }
-        // It has answered a question: whatever it refuses, the fault is not in the address.
-        self.accepts = true;
+        // No refusal that counts, and nothing taken either.
         Ok(Verdict::Refused(Box::new(Refusal {
             reason: "the server knows no call that this could be the end of".to_owned(),
             status: Some(404),

@@ -647,6 +647,22 @@ fn what_was_refused_before_the_batch_was_extended_counts() {
     assert!(rehearsal.letters().is_empty());
 }
 
+#[test]
+fn an_end_of_nothing_is_not_taken_for_something_that_the_server_took() {
+    let weave = RefCell::default();
+    let log = end(99) + &starts(0..40);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.path == START {
+        true => refuse("no"),
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.block();
+    assert!(rehearsal.letters().is_empty());
+    assert!(rehearsal.replay.paused().is_some());
+    let starts = paths(&rehearsal).iter().filter(|path| *path == START).count();
+    assert_eq!(starts, 32, "it is asked a bounded number of times");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
