@@ -77,6 +77,8 @@ pub(crate) struct Delivery<'a> {
     pub may_hold: bool,
     /// Larger tables are sent in parts.
     pub body_limit: usize,
+    /// The most records in one request.
+    pub records: usize,
     /// There is more behind this batch.
     pub may_extend: bool,
     /// What belongs to a record may still come from another log.
@@ -130,9 +132,10 @@ impl Delivery<'_> {
         if !*self.whole_calls {
             let units = self.batch.waiting(true).into_iter().map(Unit::half);
             let units: Vec<_> = units.collect();
-            let ready = Cell::new(ready.filter(|ready| ready.count() == units.len()));
+            let ready = Cell::new(ready);
             self.calls(units, &|batch, source, units| {
-                Ok(Ok(match ready.take() {
+                let ready = ready.take().filter(|ready| ready.count() == units.len());
+                Ok(Ok(match ready {
                     // The first request is the one for all of them.
                     Some(ready) => ready.into_request(),
                     None => batch.halves(source, units)?,
@@ -164,6 +167,11 @@ impl Delivery<'_> {
     pub fn calls(&mut self, units: Vec<Unit>, shape: Shape<'_>) -> Result<(), Stop> {
         let mut groups = vec![units];
         while let Some(mut group) = groups.pop() {
+            if group.len() > 1 && records(&group) > self.records as u64 {
+                let right = group.split_off(group.len() / 2);
+                groups.extend([right, group]);
+                continue;
+            }
             if group.is_empty() || self.group(&group, shape)? {
                 continue;
             }

@@ -268,6 +268,7 @@ impl Replay {
             whole_calls: &mut whole_calls,
             may_hold: is_last && !held && !self.hurried,
             body_limit: self.limits.bytes,
+            records: self.records,
             may_extend,
             may_defer: drain.may_defer,
             requests: 0,
@@ -356,12 +357,15 @@ impl Replay {
                 self.last_error = Some(why.clone());
                 self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
                 if self.unanswered >= TOO_OFTEN {
-                    let untouched = |batch: &mut Batch| {
-                        batch.count(|verdict| *verdict != Verdict::Waiting) == 0
+                    let waiting = |batch: &Batch| {
+                        batch.count(|verdict| *verdict == Verdict::Waiting) as usize
                     };
-                    if let Some(batch) = drain.batch.take_if(untouched) {
-                        self.records = (batch.entries.len() / 2).max(1);
+                    if let Some(batch) = &drain.batch {
+                        self.records = (waiting(batch).min(self.records) / 2).max(1);
                     }
+                    // What is known of some of it is kept, and the rest goes in smaller requests.
+                    let untouched = |batch: &mut Batch| waiting(batch) == batch.entries.len();
+                    drain.batch.take_if(untouched);
                 }
                 host.tell(Event::Retrying { why, after });
             }

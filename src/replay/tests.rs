@@ -605,3 +605,15 @@ fn a_server_that_refuses_everything_has_taken_nothing_if_it_is_away_in_between()
     }
     assert!(rehearsal.replay.paused().is_some());
 }
+
+#[test]
+fn what_is_never_answered_is_sent_in_smaller_pieces_whatever_else_was_taken_of_its_batch() {
+    let (answer, taken) = taken(|sent: &Sent| match sent.numbers().len() > 3 {
+        true => lost(),
+        false => accept(),
+    });
+    let log = starts(0..8) + &object(8) + &starts(9..17);
+    let mut rehearsal = Rehearsal::new(&log, answer);
+    assert_eq!(rehearsal.deliver().delivered, 17);
+    assert_eq!(*taken.borrow(), once(0..17));
+}
