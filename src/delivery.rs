@@ -199,7 +199,15 @@ impl Delivery<'_> {
     /// Sends a group. `false`: it is refused, and has to be looked at in parts.
     fn group(&mut self, group: &[Unit], shape: Shape<'_>) -> Result<bool, Stop> {
         let verdict = match shape(self.batch, self.source, group)? {
-            Ok(request) if group.len() == 1 => self.send_some(request, records(group))?,
+            Ok(request) if group.len() == 1 => {
+                let verdict = self.exchange(request, records(group))?;
+                if let (Some(second), true) = (group[0].second, is_too_large(&verdict)) {
+                    self.one_by_one(group[0].first, second)?;
+                    return Ok(true);
+                }
+                self.note_refusal(&verdict);
+                verdict
+            }
             Ok(request) => match self.exchange(request, records(group))? {
                 Verdict::Delivered => Verdict::Delivered,
                 refused => {
@@ -223,11 +231,7 @@ impl Delivery<'_> {
 
     /// Sends what cannot be halved: a refusal counts.
     pub fn send(&mut self, request: Request) -> Result<Verdict, Stop> {
-        self.send_some(request, 1)
-    }
-
-    fn send_some(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
-        let verdict = self.exchange(request, records)?;
+        let verdict = self.exchange(request, 1)?;
         self.note_refusal(&verdict);
         Ok(verdict)
     }
@@ -342,6 +346,10 @@ fn refused(status: u16, detail: String) -> Verdict {
         status: Some(status),
         detail,
     }))
+}
+
+fn is_too_large(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Refused(refusal) if refusal.status == Some(413))
 }
 
 /// A record that no request can be made of.

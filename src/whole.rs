@@ -220,6 +220,24 @@ impl Delivery<'_> {
         Ok(req(one)? == req(other)?)
     }
 
+    /// Sends the halves of a call that are too large together.
+    pub(crate) fn one_by_one(&mut self, start: usize, end: usize) -> Result<(), Stop> {
+        for index in [start, end] {
+            let kind = self.batch.entries[index].kind;
+            match Half::read(kind, &self.batch.req(self.source, index)?) {
+                Ok(half) => self.half(index, &half)?,
+                Err(reason) => self.batch.entries[index].verdict = unsendable(reason),
+            }
+            let verdict = &self.batch.entries[start].verdict;
+            if *verdict != Verdict::Delivered {
+                // There is no call that could end.
+                self.batch.entries[end].verdict = verdict.clone();
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a half alone. It waits on if the server takes nothing.
     fn half(&mut self, index: usize, half: &Half) -> Result<(), Stop> {
         if self.is_refused_altogether() {

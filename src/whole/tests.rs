@@ -663,6 +663,23 @@ fn an_end_of_nothing_is_not_taken_for_something_that_the_server_took() {
     assert_eq!(starts, 32, "it is asked a bounded number of times");
 }
 
+#[test]
+fn halves_that_are_too_large_together_go_one_after_the_other() {
+    let weave = RefCell::default();
+    let too_large = |sent: &Sent| sent.path == COMPLETE && sent.numbers().contains(&1);
+    let mut rehearsal = Rehearsal::new(&pairs(0..3), |sent| match too_large(sent) {
+        true => Answer::Reject {
+            status: 413,
+            detail: String::new(),
+        },
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    let settled = rehearsal.settle();
+    assert_eq!((settled.delivered, settled.rejected), (6, 0));
+    weave.borrow().assert_whole(0..3);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
