@@ -680,6 +680,15 @@ fn halves_that_are_too_large_together_go_one_after_the_other() {
     weave.borrow().assert_whole(0..3);
 }
 
+#[test]
+fn calls_of_what_is_no_project_are_kept_however_many() {
+    let weave = RefCell::default();
+    let log = pairs(0..40).replace("e/p", "e");
+    let mut rehearsal = whole(99, &log, &weave);
+    assert_eq!(rehearsal.settle().rejected, 80);
+    assert_eq!(without_doubt(&rehearsal), [""; 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
