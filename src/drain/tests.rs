@@ -597,3 +597,23 @@ fn a_log_whose_beginning_was_given_back_is_ours_whoever_has_its_number() {
         assert_eq!(planted.open().foreign_end().unwrap().is_final, is_final);
     }
 }
+
+#[test]
+fn letters_that_came_half_way_are_taken_back_and_none_is_there_twice() {
+    let large = |n: usize| {
+        let x = "x".repeat(700_000);
+        format!("{{\"type\":\"obj_create\",\"req\":{{\"id\":\"n{n}\",\"x\":\"{x}\"}}}}\n")
+    };
+    let log = object(0) + &(1..5).map(large).collect::<String>();
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.numbers() == [0] {
+        true => accept(),
+        false => refuse("no"),
+    });
+    // The second piece fails.
+    crate::faults::plan(&[0, crate::faults::too_large(30)]);
+    assert!(rehearsal.step().is_err());
+    assert!(rehearsal.letters().is_empty());
+    crate::faults::reset();
+    assert_eq!(rehearsal.settle().rejected, 4);
+    assert_eq!(rehearsal.letters().len(), 4);
+}
