@@ -689,6 +689,28 @@ fn calls_of_what_is_no_project_are_kept_however_many() {
     assert_eq!(without_doubt(&rehearsal), [""; 0]);
 }
 
+#[test]
+fn a_row_that_nobody_asked_for_stands_for_no_call_that_an_answer_leaves_out() {
+    let weave = RefCell::<Weave>::default();
+    weave.borrow_mut().knows(0, true);
+    weave.borrow_mut().knows(1, true);
+    let mut rehearsal = Rehearsal::new(&pairs(0..3), |sent| {
+        let answer = Weave::answer(&mut weave.borrow_mut(), sent);
+        match answer {
+            // A call that is there twice, and then the answer was cut.
+            Answer::Delivered { body } if sent.path == QUESTION && body.starts_with(b"{") => {
+                let row = body.split_inclusive(|&byte| byte == b'\n').next();
+                let body = row.unwrap().repeat(2);
+                Answer::Delivered { body }
+            }
+            answer => answer,
+        }
+    });
+    rehearsal.directory.remember_whole_calls();
+    assert_eq!(rehearsal.deliver().delivered, 6);
+    weave.borrow().assert_whole(0..3);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
