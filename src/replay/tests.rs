@@ -617,3 +617,21 @@ fn what_is_never_answered_is_sent_in_smaller_pieces_whatever_else_was_taken_of_i
     assert_eq!(rehearsal.deliver().delivered, 17);
     assert_eq!(*taken.borrow(), once(0..17));
 }
+
+#[test]
+fn a_table_with_a_row_too_large_for_any_server_is_given_up_when_that_is_never_answered() {
+    let row = format!("[{}]", "0,".repeat(16 << 20) + "0");
+    let table = format!(r#"{{"table":{{"project_id":"e/p","rows":[1,{row}]}}}}"#);
+    let log = with_checksum(Kind::TableCreate, &table);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.body.len() > 32 << 20 {
+        true => lost(),
+        false => Answer::Delivered {
+            body: br#"{"row_digests":["a"]}"#.to_vec(),
+        },
+    });
+    for _ in 0..3 {
+        rehearsal.block();
+    }
+    assert_eq!(rehearsal.settle().rejected, 1);
+    assert_eq!(rehearsal.letters()[0]["status"], 413);
+}
