@@ -254,7 +254,8 @@ impl Delivery<'_> {
     fn exchange(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
         let is_halves = request.path == HALVES;
         let answer = self.carry(request, records);
-        if let Err(Stop::Retry { .. }) = answer {
+        // A connection that is found insecure may have carried the request all the same.
+        if let Err(Stop::Retry { .. } | Stop::Pause { status: None, .. }) = answer {
             self.batch.doubt();
         }
         self.answered |= answer.is_ok();

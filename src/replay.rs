@@ -369,8 +369,11 @@ impl Replay {
                 }
                 host.tell(Event::Retrying { why, after });
             }
-            Stop::Pause { why, .. } => {
+            Stop::Pause { why, status } => {
                 self.retries += 1;
+                if status.is_none() {
+                    drain.doubt();
+                }
                 self.retry_after = false;
                 self.next_attempt = Some(Instant::now() + self.probe.next(random));
                 self.last_error = Some(why.clone());

@@ -711,6 +711,28 @@ fn a_row_that_nobody_asked_for_stands_for_no_call_that_an_answer_leaves_out() {
     weave.borrow().assert_whole(0..3);
 }
 
+#[test]
+fn what_broke_before_there_was_an_answer_is_doubtful_although_the_configuration_may_be_wrong() {
+    let weave = RefCell::<Weave>::default();
+    let mut breaks = true;
+    let mut rehearsal = Rehearsal::new("", |sent| {
+        let answer = Weave::answer(&mut weave.borrow_mut(), sent);
+        match std::mem::take(&mut breaks) {
+            // As when TLS breaks under the answer.
+            true => Answer::Pause {
+                why: "no secure connection".to_owned(),
+                status: None,
+            },
+            false => answer,
+        }
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.append(&pairs(0..3));
+    rehearsal.block();
+    assert_eq!(rehearsal.settle().delivered, 6);
+    weave.borrow().assert_whole(0..3);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
