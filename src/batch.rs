@@ -161,7 +161,7 @@ impl Batch {
                     } else {
                         0
                     };
-                    if bytes > 0 && bytes + counts > limits.bytes {
+                    if may_end && bytes > 0 && bytes + counts > limits.bytes {
                         break;
                     }
                     bytes += counts;
