@@ -16,8 +16,9 @@ use crate::window::{Bytes, length};
 /// refuse everything.
 pub(crate) const PATIENCE: usize = 32;
 
-/// The same while it is already believed.
+/// The same while it is already believed, except each time in so many: those few may be bad.
 pub(crate) const PATIENCE_OF_A_PROBE: usize = 2;
+pub(crate) const FULL_PATIENCE_EVERY: u32 = 8;
 
 /// After so many requests in a row without an answer what they hold is perhaps too much at once.
 pub(crate) const TOO_OFTEN: u32 = 3;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::batch::{Batch, BatchLimits, End, FAULTS, Verdict};
-use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN};
+use crate::delivery::{
+    Delivery, FULL_PATIENCE_EVERY, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN,
+};
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
 use crate::http::{Answer, Request};
@@ -69,6 +71,8 @@ pub(crate) struct Replay {
     paused: Option<String>,
     /// It is, because every record of a log was refused: another log may hold better ones.
     refused_all: bool,
+    /// How often that was so since it took something.
+    refusals: u32,
     /// Somebody waits: hold nothing back.
     hurried: bool,
     /// The project takes whole calls only; `None`: not looked yet.
@@ -92,6 +96,7 @@ impl Replay {
             retry_after: false,
             paused: None,
             refused_all: false,
+            refusals: 0,
             hurried: false,
             whole_calls: None,
             last_error: None,
@@ -278,9 +283,9 @@ impl Replay {
             unanswered: self.unanswered,
             accepts: false,
             takes_others: is_rest && drain.takes_others,
-            patience: match self.paused {
-                Some(_) => PATIENCE_OF_A_PROBE,
-                None => PATIENCE,
+            patience: match self.refusals % FULL_PATIENCE_EVERY {
+                0 => PATIENCE,
+                _ => PATIENCE_OF_A_PROBE,
             },
             last_refusal: String::new(),
         };
@@ -288,6 +293,7 @@ impl Replay {
         let (taken, answered) = (delivery.taken, delivery.answered);
         let refused = delivery.batch.refused > refused_before;
         self.refused_all = refused && matches!(ran, Err(Stop::Pause { status: None, .. }));
+        self.refusals += u32::from(self.refused_all);
         self.requests += delivery.requests;
         if let Err(Stop::Retry {
             unanswered: true, ..
@@ -325,6 +331,7 @@ impl Replay {
         self.transient.reset();
         self.unanswered = 0;
         self.probe.reset();
+        self.refusals = 0;
         self.next_attempt = None;
         self.flows = true;
         self.records = (self.records.saturating_mul(2)).min(self.limits.records);

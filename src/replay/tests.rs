@@ -635,3 +635,42 @@ fn a_table_with_a_row_too_large_for_any_server_is_given_up_when_that_is_never_an
     assert_eq!(rehearsal.settle().rejected, 1);
     assert_eq!(rehearsal.letters()[0]["status"], 413);
 }
+
+/// Refuses requests with one of these numbers in them.
+fn without(bad: &[usize]) -> impl Fn(&Sent) -> Answer {
+    |sent: &Sent| match sent.numbers().iter().any(|n| bad.contains(n)) {
+        true => refuse("bad"),
+        false => accept(),
+    }
+}
+
+#[test]
+fn a_pause_for_another_reason_is_no_reason_to_believe_that_everything_is_refused() {
+    for log in [objects(0..3), starts(0..3)] {
+        let bad = if log == objects(0..3) { [0, 1] } else { [0, 2] };
+        let wrong_key = Cell::new(true);
+        let mut rehearsal = Rehearsal::new(&log, |sent| match wrong_key.replace(false) {
+            true => pause("the key"),
+            false => without(&bad)(sent),
+        });
+        rehearsal.block();
+        let settled = rehearsal.settle();
+        assert_eq!((settled.delivered, settled.rejected), (1, 2));
+    }
+}
+
+#[test]
+fn once_the_server_takes_records_again_the_good_ones_are_found_wherever_they_stand() {
+    for log in [objects(0..3), starts(0..3)] {
+        let bad = if log == objects(0..3) { [0, 1] } else { [0, 2] };
+        let away = Cell::new(true);
+        let mut rehearsal = Rehearsal::new(&log, |sent| match away.get() {
+            true => refuse("nothing"),
+            false => without(&bad)(sent),
+        });
+        rehearsal.block();
+        away.set(false);
+        assert_eq!(rehearsal.deliver().delivered, 1);
+        assert_eq!(rehearsal.letters().len(), 2);
+    }
+}

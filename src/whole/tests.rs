@@ -659,7 +659,10 @@ fn an_end_of_nothing_is_not_taken_for_something_that_the_server_took() {
     rehearsal.block();
     assert!(rehearsal.letters().is_empty());
     assert!(rehearsal.replay.paused().is_some());
-    let starts = paths(&rehearsal).iter().filter(|path| *path == START).count();
+    let starts = paths(&rehearsal)
+        .iter()
+        .filter(|path| *path == START)
+        .count();
     assert_eq!(starts, 32, "it is asked a bounded number of times");
 }
 
