@@ -97,6 +97,8 @@ pub(crate) struct Delivery<'a> {
     /// It takes other records: if these are refused, it is the records.
     pub takes_others: bool,
     pub patience: usize,
+    /// The record that was given up last was refused alone, and nothing was taken since.
+    pub gave_up_one: bool,
     pub last_refusal: String,
 }
 
@@ -115,8 +117,17 @@ impl Delivery<'_> {
             self.all_calls()?;
         }
         let waiting = self.batch.count(|verdict| *verdict == Verdict::Waiting);
-        if waiting == 0 && (self.accepts || self.batch.refused <= 1) {
+        let may_give_up = match self.batch.refused {
+            0 => true,
+            1 => self.accepts || !self.gave_up_one,
+            _ => self.accepts,
+        };
+        if waiting == 0 && may_give_up {
             return Ok(());
+        }
+        // The server may take what stands behind them.
+        if waiting == 0 && self.may_extend && !self.is_refused_altogether() {
+            return Err(Stop::Extend);
         }
         Err(Stop::Pause {
             why: format!(
@@ -182,7 +193,7 @@ impl Delivery<'_> {
             if !self.accepts {
                 // Does it take anything? Some one by one, from all over the group.
                 for unit in spread(&group, self.patience) {
-                    if !self.accepts {
+                    if !self.accepts && !self.is_refused_altogether() {
                         self.group(&[unit], shape)?;
                     }
                 }

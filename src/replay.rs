@@ -73,6 +73,8 @@ pub(crate) struct Replay {
     refused_all: bool,
     /// How often that was so since it took something.
     refusals: u32,
+    /// One record was refused alone and given up, and nothing was taken since.
+    gave_up_one: bool,
     /// Somebody waits: hold nothing back.
     hurried: bool,
     /// The project takes whole calls only; `None`: not looked yet.
@@ -97,6 +99,7 @@ impl Replay {
             paused: None,
             refused_all: false,
             refusals: 0,
+            gave_up_one: false,
             hurried: false,
             whole_calls: None,
             last_error: None,
@@ -180,8 +183,13 @@ impl Replay {
             if extend && may_extend {
                 match drain.read_batch(batch.end, end, &limits) {
                     Ok(more) => {
-                        let enough = batch.entries.len() >= 2 * limits.records
-                            || batch.damages.len() >= 2 * FAULTS;
+                        // If all are refused, as many more as it takes to believe that.
+                        let most = match batch.refused {
+                            0 => 2 * limits.records,
+                            _ => 2 * limits.records.max(PATIENCE),
+                        };
+                        let enough =
+                            batch.entries.len() >= most || batch.damages.len() >= 2 * FAULTS;
                         may_extend = batch.extend(more) && batch.end < end.offset && !enough;
                     }
                     Err(error) => {
@@ -240,7 +248,10 @@ impl Replay {
                 _ => stopped,
             });
         }
+        let is_refused = |batch: &Batch| batch.refused > 0 && !batch.is_taken();
+        let gives_up = drain.batch.as_ref().is_some_and(is_refused);
         let settled = drain.settle(end, &mut |event| host.tell(event))?;
+        self.gave_up_one |= gives_up;
         Ok(Progress::Settled(settled))
     }
 
@@ -287,6 +298,7 @@ impl Replay {
                 0 => PATIENCE,
                 _ => PATIENCE_OF_A_PROBE,
             },
+            gave_up_one: self.gave_up_one,
             last_refusal: String::new(),
         };
         let ran = delivery.run();
@@ -332,6 +344,7 @@ impl Replay {
         self.unanswered = 0;
         self.probe.reset();
         self.refusals = 0;
+        self.gave_up_one = false;
         self.next_attempt = None;
         self.flows = true;
         self.records = (self.records.saturating_mul(2)).min(self.limits.records);

@@ -674,3 +674,38 @@ fn once_the_server_takes_records_again_the_good_ones_are_found_wherever_they_sta
         assert_eq!(rehearsal.letters().len(), 2);
     }
 }
+
+#[test]
+fn where_a_whole_batch_is_bad_what_stands_behind_it_tells_whether_the_server_takes_anything() {
+    for log in [objects(0..7), starts(0..7)] {
+        let mut rehearsal = Rehearsal::of(2, &log, without(&[0, 1, 2]));
+        let settled = rehearsal.deliver();
+        assert_eq!((settled.delivered, settled.rejected), (4, 3));
+    }
+}
+
+#[test]
+fn one_after_the_other_no_more_than_one_is_given_up_where_nothing_is_taken() {
+    for log in [objects(0..40), starts(0..40)] {
+        let mut rehearsal = Rehearsal::of(1, &log, |_| refuse("nothing"));
+        assert_eq!(rehearsal.settle().rejected, 1);
+        for _ in 0..20 {
+            rehearsal.block();
+        }
+        assert_eq!(rehearsal.letters().len(), 1);
+        // Nor where batches have become small because nothing was answered.
+        let answered = Cell::new(false);
+        let mut rehearsal = Rehearsal::new(&log, |_| match answered.get() {
+            true => refuse("nothing"),
+            false => lost(),
+        });
+        for _ in 0..20 {
+            rehearsal.block();
+        }
+        answered.set(true);
+        for _ in 0..20 {
+            rehearsal.step().unwrap();
+        }
+        assert!(rehearsal.letters().len() <= 1);
+    }
+}
