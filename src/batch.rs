@@ -90,6 +90,8 @@ pub(crate) struct Batch {
     pub attempts: u32,
     /// How many of them were refused alone, in all attempts together.
     pub refused: usize,
+    /// What was refused of it is given up, whatever else fails.
+    pub gives_up: bool,
     /// What was refused or damaged is in the dead-letter file.
     pub is_buried: bool,
     /// What stood in front of it was delivered with it.

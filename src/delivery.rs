@@ -122,7 +122,8 @@ impl Delivery<'_> {
             1 => self.accepts || !self.gave_up_one,
             _ => self.accepts,
         };
-        if waiting == 0 && may_give_up {
+        if waiting == 0 && (self.batch.gives_up || may_give_up) {
+            self.batch.gives_up = true;
             return Ok(());
         }
         // The server may take what stands behind them.

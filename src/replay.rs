@@ -176,9 +176,9 @@ impl Replay {
         let mut ahead = None;
         // What has come while calls were held back: their ends may be among it.
         let mut extend = drain.held_since.is_some();
-        // One that is buried was delivered, and only its checkpoint failed: what came behind it would
-        // not be buried any more.
-        let mut may_extend = batch.end < end.offset && !batch.is_buried;
+        // Of one that is given up all is decided, and only its letters or its checkpoint failed: what
+        // came behind it would not be looked at, or not be buried, any more.
+        let mut may_extend = batch.end < end.offset && !batch.gives_up;
         let ran = loop {
             if extend && may_extend {
                 match drain.read_batch(batch.end, end, &limits) {

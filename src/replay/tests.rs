@@ -709,3 +709,20 @@ fn one_after_the_other_no_more_than_one_is_given_up_where_nothing_is_taken() {
         assert!(rehearsal.letters().len() <= 1);
     }
 }
+
+#[test]
+fn what_is_given_up_stays_given_up_if_it_cannot_be_noted_at_once() {
+    for extension in [Extension::Checkpoint, Extension::Deadletter] {
+        let mut rehearsal = Rehearsal::new(&starts(0..2), |_| refuse("no such id"));
+        let path = rehearsal.path(extension);
+        fs::create_dir(&path).unwrap();
+        rehearsal.drain.takes_others = true;
+        assert!(rehearsal.step().is_err());
+        // By now it is not known any more that others are taken.
+        rehearsal.drain.takes_others = false;
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(rehearsal.settle().rejected, 2);
+        assert_eq!(rehearsal.letters().len(), 2);
+        assert_eq!(rehearsal.server.sent.len(), 3);
+    }
+}
