@@ -214,7 +214,7 @@ impl Replay {
         batch.calls = None;
         drain.batch = Some(batch);
         let front = match ran {
-            Ok(()) | Err(Stop::Unreadable(_)) => Ok(Settled::default()),
+            Ok(()) => Ok(Settled::default()),
             Err(_) => drain.settle_front(end, &mut |event| host.tell(event)),
         };
         let stopped = match ran {
@@ -223,13 +223,18 @@ impl Replay {
                 None
             }
             Err(Stop::Unreadable(error)) => {
+                let front = front?;
                 // Cut since the batch was read, it is read anew. A read that merely failed is
                 // repeated: what the batch knows of its records keeps them from going twice.
                 if error.kind() == io::ErrorKind::UnexpectedEof {
                     drain.doubt();
                     drain.batch = None;
                 }
-                return Err(drain.read_error(error));
+                // If there was something in front, it is said when the rest is read again.
+                return match front.records {
+                    0 => Err(drain.read_error(error)),
+                    _ => Ok(Progress::Settled(front)),
+                };
             }
             Err(Stop::Defer) => Some(Progress::Deferred),
             Err(Stop::Hold) => {

@@ -726,3 +726,28 @@ fn what_is_given_up_stays_given_up_if_it_cannot_be_noted_at_once() {
         assert_eq!(rehearsal.server.sent.len(), 3);
     }
 }
+
+#[test]
+fn what_was_delivered_before_the_rest_was_cut_off_is_not_sent_again() {
+    // What is left holds both that were delivered, or does not.
+    for (left, numbers, delivered) in [(2, vec![0, 1], 2), (1, vec![0, 1, 0], 1)] {
+        let path = RefCell::new(std::path::PathBuf::new());
+        let mut rehearsal = Rehearsal::new(&objects(0..4), |sent| {
+            if sent.numbers() == [1] {
+                // As by a writer that writes elsewhere what it could not sync.
+                let log = fs::File::options().write(true).open(&*path.borrow());
+                log.unwrap().set_len(objects(0..left).len() as u64).unwrap();
+            }
+            accept()
+        });
+        path.replace(rehearsal.path(Extension::Jsonl));
+        let mut settled = 0;
+        for _ in 0..3 {
+            if let Ok(Progress::Settled(more)) = rehearsal.step() {
+                settled += more.delivered;
+            }
+        }
+        assert_eq!(rehearsal.server.numbers().concat(), numbers);
+        assert_eq!(settled, delivered);
+    }
+}
