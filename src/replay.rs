@@ -181,12 +181,13 @@ impl Replay {
         let mut may_extend = batch.end < end.offset && !batch.gives_up;
         let ran = loop {
             if extend && may_extend {
-                match drain.read_batch(batch.end, end, &limits) {
+                // Where batches have become small, its requests do so nevertheless.
+                match drain.read_batch(batch.end, end, &self.limits) {
                     Ok(more) => {
                         // If all are refused, as many more as it takes to believe that.
                         let most = match batch.refused {
-                            0 => 2 * limits.records,
-                            _ => 2 * limits.records.max(PATIENCE),
+                            0 => 2 * self.limits.records,
+                            _ => 2 * self.limits.records.max(PATIENCE),
                         };
                         let enough =
                             batch.entries.len() >= most || batch.damages.len() >= 2 * FAULTS;

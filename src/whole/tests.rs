@@ -736,6 +736,16 @@ fn what_broke_before_there_was_an_answer_is_doubtful_although_the_configuration_
     weave.borrow().assert_whole(0..3);
 }
 
+#[test]
+fn a_start_is_looked_for_as_far_where_batches_have_become_small() {
+    let weave = RefCell::<Weave>::default();
+    let log = end(0) + &pairs(1..9) + &start(0);
+    let mut rehearsal = whole(100, &log, &weave);
+    weave.borrow_mut().luck = vec![Luck::LostBefore; 20];
+    assert_eq!(rehearsal.deliver().delivered, 18);
+    weave.borrow().assert_whole(0..9);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
