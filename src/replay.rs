@@ -327,8 +327,10 @@ impl Replay {
             self.flows = false;
         }
         if answered {
-            self.transient.reset();
             self.unanswered = 0;
+        }
+        if answered && !matches!(ran, Err(Stop::Retry { .. })) {
+            self.transient.reset();
         }
         if whole_calls && !knew {
             self.whole_calls = Some(true);
@@ -381,6 +383,9 @@ impl Replay {
                 };
                 self.next_attempt = Some(Instant::now() + after);
                 self.last_error = Some(why.clone());
+                // What was refused may be taken when the server works again.
+                let is_refused = |batch: &mut Batch| batch.refused > 0 && nothing_delivered(batch);
+                drain.batch.take_if(is_refused);
                 self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
                 if self.unanswered >= TOO_OFTEN {
                     let waiting = |batch: &Batch| {

@@ -751,3 +751,13 @@ fn what_was_delivered_before_the_rest_was_cut_off_is_not_sent_again() {
         assert_eq!(settled, delivered);
     }
 }
+
+#[test]
+fn what_was_refused_before_the_server_was_away_is_not_given_up_when_it_works_again() {
+    for log in [objects(0..3), starts(0..3)] {
+        let answers = vec![refuse("no"), refuse("no"), later(None)];
+        let mut rehearsal = Rehearsal::new(&log, in_order(answers));
+        rehearsal.block();
+        assert_eq!(rehearsal.settle().delivered, 3);
+    }
+}
