@@ -181,7 +181,7 @@ impl DeadLetterFile {
                 file.write_all(b"\n")?;
             }
         }
-        #[cfg(any(test, fuzzing))]
+        #[cfg(test)]
         crate::faults::write(file, lines)?;
         file.write_all(lines)?;
         file.sync_data()
