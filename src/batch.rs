@@ -88,6 +88,10 @@ pub(crate) struct Batch {
     pub checksummed: bool,
     /// How many requests were sent for it.
     pub attempts: u32,
+    /// How many of them were refused alone, in all attempts together.
+    pub refused: usize,
+    /// What was refused of it is given up, whatever else fails.
+    pub gives_up: bool,
     /// What was refused or damaged is in the dead-letter file.
     pub is_buried: bool,
     /// What stood in front of it was delivered with it.
@@ -159,7 +163,7 @@ impl Batch {
                     } else {
                         0
                     };
-                    if bytes > 0 && bytes + counts > limits.bytes {
+                    if may_end && bytes > 0 && bytes + counts > limits.bytes {
                         break;
                     }
                     bytes += counts;

@@ -112,6 +112,8 @@ pub(crate) struct DeadLetterFile {
     directory: Directory,
     path: PathBuf,
     file: File,
+    /// Where it ended before the first append.
+    begun: Option<u64>,
 }
 
 impl DeadLetterFile {
@@ -141,7 +143,13 @@ impl DeadLetterFile {
             directory: directory.clone(),
             path,
             file,
+            begun: None,
         })
+    }
+
+    /// Takes back all that was appended, as far as that can be done.
+    pub fn take_back(&self) {
+        let _ = self.begun.map(|begun| self.file.set_len(begun));
     }
 
     /// Appends whole lines and syncs them. The file's name is synced before there is anything in
@@ -149,6 +157,7 @@ impl DeadLetterFile {
     pub fn append(&mut self, lines: &[u8]) -> Result<()> {
         let end = || (&self.file).seek(SeekFrom::End(0));
         let end = end().doing("write the dead-letter file", &self.path)?;
+        self.begun.get_or_insert(end);
         if end == 0 {
             self.directory.sync()?;
         }
@@ -173,6 +182,8 @@ impl DeadLetterFile {
                 file.write_all(b"\n")?;
             }
         }
+        #[cfg(test)]
+        crate::faults::write(file, lines)?;
         file.write_all(lines)?;
         file.sync_data()
     }

@@ -16,8 +16,9 @@ use crate::window::{Bytes, length};
 /// refuse everything.
 pub(crate) const PATIENCE: usize = 32;
 
-/// The same while it is already believed.
+/// The same while it is already believed, except each time in so many: those few may be bad.
 pub(crate) const PATIENCE_OF_A_PROBE: usize = 2;
+pub(crate) const FULL_PATIENCE_EVERY: u32 = 8;
 
 /// After so many requests in a row without an answer what they hold is perhaps too much at once.
 pub(crate) const TOO_OFTEN: u32 = 3;
@@ -77,6 +78,8 @@ pub(crate) struct Delivery<'a> {
     pub may_hold: bool,
     /// Larger tables are sent in parts.
     pub body_limit: usize,
+    /// The most records in one request.
+    pub records: usize,
     /// There is more behind this batch.
     pub may_extend: bool,
     /// What belongs to a record may still come from another log.
@@ -93,7 +96,8 @@ pub(crate) struct Delivery<'a> {
     /// these are refused, it is the records.
     pub accepts: bool,
     pub patience: usize,
-    pub refused: usize,
+    /// The record that was given up last was refused alone, and nothing was taken since.
+    pub gave_up_one: bool,
     pub last_refusal: String,
 }
 
@@ -111,8 +115,18 @@ impl Delivery<'_> {
             self.all_calls()?;
         }
         let waiting = self.batch.count(|verdict| *verdict == Verdict::Waiting);
-        if waiting == 0 && (self.accepts || self.refused <= 1) {
+        let may_give_up = match self.batch.refused {
+            0 => true,
+            1 => self.accepts || !self.gave_up_one,
+            _ => self.accepts,
+        };
+        if waiting == 0 && (self.batch.gives_up || may_give_up) {
+            self.batch.gives_up = true;
             return Ok(());
+        }
+        // The server may take what stands behind them.
+        if waiting == 0 && self.may_extend && !self.is_refused_altogether() {
+            return Err(Stop::Extend);
         }
         Err(Stop::Pause {
             why: format!(
@@ -129,9 +143,10 @@ impl Delivery<'_> {
         if !*self.whole_calls {
             let units = self.batch.waiting(true).into_iter().map(Unit::half);
             let units: Vec<_> = units.collect();
-            let ready = Cell::new(ready.filter(|ready| ready.count() == units.len()));
+            let ready = Cell::new(ready);
             self.calls(units, &|batch, source, units| {
-                Ok(Ok(match ready.take() {
+                let ready = ready.take().filter(|ready| ready.count() == units.len());
+                Ok(Ok(match ready {
                     // The first request is the one for all of them.
                     Some(ready) => ready.into_request(),
                     None => batch.halves(source, units)?,
@@ -163,6 +178,11 @@ impl Delivery<'_> {
     pub fn calls(&mut self, units: Vec<Unit>, shape: Shape<'_>) -> Result<(), Stop> {
         let mut groups = vec![units];
         while let Some(mut group) = groups.pop() {
+            if group.len() > 1 && records(&group) > self.records as u64 {
+                let right = group.split_off(group.len() / 2);
+                groups.extend([right, group]);
+                continue;
+            }
             if group.is_empty() || self.group(&group, shape)? {
                 continue;
             }
@@ -172,7 +192,7 @@ impl Delivery<'_> {
             if !self.accepts {
                 // Does it take anything? Some one by one, from all over the group.
                 for unit in spread(&group, self.patience) {
-                    if !self.accepts {
+                    if !self.accepts && !self.is_refused_altogether() {
                         self.group(&[unit], shape)?;
                     }
                 }
@@ -190,7 +210,15 @@ impl Delivery<'_> {
     /// Sends a group. `false`: it is refused, and has to be looked at in parts.
     fn group(&mut self, group: &[Unit], shape: Shape<'_>) -> Result<bool, Stop> {
         let verdict = match shape(self.batch, self.source, group)? {
-            Ok(request) if group.len() == 1 => self.send_some(request, records(group))?,
+            Ok(request) if group.len() == 1 => {
+                let verdict = self.exchange(request, records(group))?;
+                if let (Some(second), true) = (group[0].second, is_too_large(&verdict)) {
+                    self.one_by_one(group[0].first, second)?;
+                    return Ok(true);
+                }
+                self.note_refusal(&verdict);
+                verdict
+            }
             Ok(request) => match self.exchange(request, records(group))? {
                 Verdict::Delivered => Verdict::Delivered,
                 refused => {
@@ -214,11 +242,7 @@ impl Delivery<'_> {
 
     /// Sends what cannot be halved: a refusal counts.
     pub fn send(&mut self, request: Request) -> Result<Verdict, Stop> {
-        self.send_some(request, 1)
-    }
-
-    fn send_some(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
-        let verdict = self.exchange(request, records)?;
+        let verdict = self.exchange(request, 1)?;
         self.note_refusal(&verdict);
         Ok(verdict)
     }
@@ -232,7 +256,7 @@ impl Delivery<'_> {
 
     fn note_refusal(&mut self, verdict: &Verdict) {
         if let Verdict::Refused(_) = verdict {
-            self.refused += 1;
+            self.batch.refused += 1;
             self.remember(verdict);
         }
     }
@@ -241,7 +265,8 @@ impl Delivery<'_> {
     fn exchange(&mut self, request: Request, records: u64) -> Result<Verdict, Stop> {
         let is_halves = request.path == HALVES;
         let answer = self.carry(request, records);
-        if let Err(Stop::Retry { .. }) = answer {
+        // A connection that is found insecure may have carried the request all the same.
+        if let Err(Stop::Retry { .. } | Stop::Pause { status: None, .. }) = answer {
             self.batch.doubt();
         }
         self.answered |= answer.is_ok();
@@ -307,8 +332,8 @@ impl Delivery<'_> {
     }
 
     /// So many refused and none accepted: it is not the records.
-    fn is_refused_altogether(&self) -> bool {
-        !self.accepts && self.refused >= self.patience
+    pub fn is_refused_altogether(&self) -> bool {
+        !self.accepts && self.batch.refused >= self.patience
     }
 }
 
@@ -333,6 +358,10 @@ fn refused(status: u16, detail: String) -> Verdict {
         status: Some(status),
         detail,
     }))
+}
+
+fn is_too_large(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Refused(refusal) if refusal.status == Some(413))
 }
 
 /// A record that no request can be made of.

@@ -43,7 +43,7 @@ pub(crate) struct Drain {
     pub held_since: Option<Instant>,
     /// What belongs to a record of this log may still come from another one.
     pub may_defer: bool,
-    /// The server has just taken what is not of this log.
+    /// The server has just taken something else.
     pub takes_others: bool,
 }
 

@@ -115,6 +115,8 @@ impl Lane {
                 }
             };
             drain.reads_ahead = alone;
+            let is_alone = |name| self.refused.is_alone(name);
+            drain.takes_others = self.replay.flows() || drain.name().is_some_and(is_alone);
             let stepped = self.replay.step(drain, end, desk);
             if let Some(error) = self.replay.take_error() {
                 self.error = Some(error);
@@ -203,7 +205,6 @@ impl Lane {
             match opened {
                 Ok(Some((mut drain, end))) => {
                     drain.may_defer = self.deferred.may_wait(&self.directory, &name);
-                    drain.takes_others = self.refused.is_alone(&name);
                     self.drain = Some(drain);
                     self.end = Some(end);
                     return true;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::batch::{Batch, BatchLimits, End, FAULTS, Verdict};
-use crate::delivery::{Delivery, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN};
+use crate::delivery::{
+    Delivery, FULL_PATIENCE_EVERY, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN,
+};
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
 use crate::host::Host;
@@ -54,6 +56,10 @@ pub(crate) struct Replay {
     paused: Option<String>,
     /// It is, because every record of a log was refused: another log may hold better ones.
     refused_all: bool,
+    /// How often that was so since it took something.
+    refusals: u32,
+    /// One record was refused alone and given up, and nothing was taken since.
+    gave_up_one: bool,
     /// Somebody waits: hold nothing back.
     hurried: bool,
     /// The project takes whole calls only; `None`: not looked yet.
@@ -77,6 +83,8 @@ impl Replay {
             retry_after: false,
             paused: None,
             refused_all: false,
+            refusals: 0,
+            gave_up_one: false,
             hurried: false,
             whole_calls: None,
             last_error: None,
@@ -151,26 +159,33 @@ impl Replay {
         let ran = self.run(&mut batch, drain, end, &limits, host);
         // It may wait for long now.
         batch.calls = None;
+        let gives_up = batch.refused > 0 && !batch.is_taken();
         drain.batch = Some(batch);
         let stop = match ran {
             Ok(ahead) => {
                 drain.ahead = ahead;
                 let settled = drain.settle(end, &mut |event| host.tell(event))?;
+                self.gave_up_one |= gives_up;
                 return Ok(Progress::Settled(settled));
             }
-            Err(Stop::Unreadable(error)) => {
+            Err(stop) => stop,
+        };
+        let front = drain.settle_front(end, &mut |event| host.tell(event));
+        let stopped = match stop {
+            Stop::Unreadable(error) => {
+                let front = front?;
                 // Cut since the batch was read, it is read anew. A read that merely failed is
                 // repeated: what the batch knows of its records keeps them from going twice.
                 if error.kind() == io::ErrorKind::UnexpectedEof {
                     drain.doubt();
                     drain.batch = None;
                 }
-                return Err(drain.read_error(error));
+                // If there was something in front, it is said when the rest is read again.
+                return match front.records {
+                    0 => Err(drain.read_error(error)),
+                    _ => Ok(Progress::Settled(front)),
+                };
             }
-            Err(stop) => stop,
-        };
-        let front = drain.settle_front(end, &mut |event| host.tell(event));
-        let stopped = match stop {
             Stop::Defer => Progress::Deferred,
             Stop::Hold => {
                 let since = *drain.held_since.get_or_insert_with(Instant::now);
@@ -203,14 +218,19 @@ impl Replay {
         let mut ahead = None;
         // What has come while calls were held back: their ends may be among it.
         let mut extend = drain.held_since.is_some();
-        // One that is buried was delivered, and only its checkpoint failed: what came behind it would
-        // not be buried any more.
-        let mut may_extend = batch.end < end.offset && !batch.is_buried;
+        // Of one that is given up all is decided, and only its letters or its checkpoint failed: what
+        // came behind it would not be looked at, or not be buried, any more.
+        let mut may_extend = batch.end < end.offset && !batch.gives_up;
         loop {
             if extend && may_extend {
-                let more = drain.read_batch(batch.end, end, limits)?;
-                let enough =
-                    batch.entries.len() >= 2 * limits.records || batch.damages.len() >= 2 * FAULTS;
+                // Where batches have become small, its requests do so nevertheless.
+                let more = drain.read_batch(batch.end, end, &self.limits)?;
+                // If all are refused, as many more as it takes to believe that.
+                let most = match batch.refused {
+                    0 => 2 * self.limits.records,
+                    _ => 2 * self.limits.records.max(PATIENCE),
+                };
+                let enough = batch.entries.len() >= most || batch.damages.len() >= 2 * FAULTS;
                 may_extend = batch.extend(more) && batch.end < end.offset && !enough;
             }
             let start = batch.end;
@@ -248,6 +268,7 @@ impl Replay {
         // A few at the end of a log, with nothing to come that could show what the server takes.
         let is_rest = end.is_final && batch.end >= end.offset && batch.entries.len() < PATIENCE;
         let batch_is_taken = batch.is_taken();
+        let refused_before = batch.refused;
         let mut delivery = Delivery {
             source: drain.bytes(),
             batch,
@@ -256,6 +277,7 @@ impl Replay {
             whole_calls: &mut whole_calls,
             may_hold: is_last && !held && !self.hurried,
             body_limit: self.limits.bytes,
+            records: self.records,
             may_extend,
             may_defer: drain.may_defer,
             requests: 0,
@@ -264,17 +286,18 @@ impl Replay {
             answered: false,
             unanswered: self.unanswered,
             accepts: batch_is_taken || (is_rest && drain.takes_others),
-            patience: match self.paused {
-                Some(_) => PATIENCE_OF_A_PROBE,
-                None => PATIENCE,
+            patience: match self.refusals % FULL_PATIENCE_EVERY {
+                0 => PATIENCE,
+                _ => PATIENCE_OF_A_PROBE,
             },
-            refused: 0,
+            gave_up_one: self.gave_up_one,
             last_refusal: String::new(),
         };
         let ran = delivery.run();
         let (taken, answered) = (delivery.taken, delivery.answered);
-        let refused = delivery.refused > 0;
+        let refused = delivery.batch.refused > refused_before;
         self.refused_all = refused && matches!(ran, Err(Stop::Pause { status: None, .. }));
+        self.refusals += u32::from(self.refused_all);
         self.requests += delivery.requests;
         if let Err(Stop::Retry {
             unanswered: true, ..
@@ -290,8 +313,10 @@ impl Replay {
             self.flows = false;
         }
         if answered {
-            self.transient.reset();
             self.unanswered = 0;
+        }
+        if answered && !matches!(ran, Err(Stop::Retry { .. })) {
+            self.transient.reset();
         }
         if whole_calls && !knew {
             self.whole_calls = Some(true);
@@ -312,6 +337,8 @@ impl Replay {
         self.transient.reset();
         self.unanswered = 0;
         self.probe.reset();
+        self.refusals = 0;
+        self.gave_up_one = false;
         self.next_attempt = None;
         self.flows = true;
         self.records = (self.records.saturating_mul(2)).min(self.limits.records);
@@ -342,19 +369,28 @@ impl Replay {
                 };
                 self.next_attempt = Some(Instant::now() + after);
                 self.last_error = Some(why.clone());
+                // What was refused may be taken when the server works again.
+                let is_refused = |batch: &mut Batch| batch.refused > 0 && nothing_delivered(batch);
+                drain.batch.take_if(is_refused);
                 self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
                 if self.unanswered >= TOO_OFTEN {
-                    let untouched = |batch: &mut Batch| {
-                        batch.count(|verdict| *verdict != Verdict::Waiting) == 0
+                    let waiting = |batch: &Batch| {
+                        batch.count(|verdict| *verdict == Verdict::Waiting) as usize
                     };
-                    if let Some(batch) = drain.batch.take_if(untouched) {
-                        self.records = (batch.entries.len() / 2).max(1);
+                    if let Some(batch) = &drain.batch {
+                        self.records = (waiting(batch).min(self.records) / 2).max(1);
                     }
+                    // What is known of some of it is kept, and the rest goes in smaller requests.
+                    let untouched = |batch: &mut Batch| waiting(batch) == batch.entries.len();
+                    drain.batch.take_if(untouched);
                 }
                 host.tell(Event::Retrying { why, after });
             }
-            Stop::Pause { why, .. } => {
+            Stop::Pause { why, status } => {
                 self.retries += 1;
+                if status.is_none() {
+                    drain.doubt();
+                }
                 self.retry_after = false;
                 self.next_attempt = Some(Instant::now() + self.probe.next(random));
                 self.last_error = Some(why.clone());

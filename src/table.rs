@@ -85,10 +85,12 @@ impl Delivery<'_> {
         let mut digests: Vec<String> = Vec::with_capacity(table.rows.len());
         while digests.len() < table.rows.len() {
             let (request, rows) = table.chunk(digests.len(), self.body_limit.min(CHUNK));
-            let answer = self.carry(request, 1)?;
-            self.answered = true;
-            let body = match answer {
-                Answer::Reject { status, detail } => return Ok(self.refuse(status, detail)),
+            // A part that is taken ends no backoff: all begins with it again if the next one fails.
+            let body = match self.carry(request, 1)? {
+                Answer::Reject { status, detail } => {
+                    self.answered = true;
+                    return Ok(self.refuse(status, detail));
+                }
                 Answer::Delivered { body } => body,
                 _ => Vec::new(),
             };

@@ -54,9 +54,11 @@ impl Half {
     pub fn read(kind: Kind, req: &[u8]) -> Result<Half, String> {
         let fields = inside(kind, req)?;
         let text = |key| text(&fields, key);
+        let project = text("project_id").ok_or("it names no project_id")?;
+        place(&project)?;
         Ok(Half {
             kind,
-            project: text("project_id").ok_or("it names no project_id")?,
+            project,
             id: text("id"),
             trace_id: text("trace_id"),
         })
@@ -157,18 +159,23 @@ fn inside(kind: Kind, req: &[u8]) -> Result<Fields<'_>, String> {
 }
 
 fn post(project: &str, route: &str, body: Vec<u8>) -> Result<Request, String> {
-    // It becomes part of a path: nothing in it may lead elsewhere.
+    let (entity, name) = place(project)?;
+    Ok(Request {
+        path: format!("/v2/{entity}/{name}/{route}"),
+        headers: vec![("X-Weave-Retry-Id", retry_id(&body))],
+        body: Body::Json(body),
+    })
+}
+
+/// The entity and the name of a project. They become part of a path: nothing in them may lead
+/// elsewhere.
+fn place(project: &str) -> Result<(&str, &str), String> {
     let is_plain = |part: &str| {
         !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '?', '#', '%'])
     };
-    match project.split_once('/') {
-        Some((entity, name)) if is_plain(entity) && is_plain(name) => Ok(Request {
-            path: format!("/v2/{entity}/{name}/{route}"),
-            headers: vec![("X-Weave-Retry-Id", retry_id(&body))],
-            body: Body::Json(body),
-        }),
-        _ => Err(format!("{project:?} is no entity/project")),
-    }
+    let parts = project.split_once('/');
+    let plain = parts.filter(|(entity, name)| is_plain(entity) && is_plain(name));
+    plain.ok_or_else(|| format!("{project:?} is no entity/project"))
 }
 
 /// The same for every attempt to send the same, even by another process, and for nothing else:

@@ -40,7 +40,7 @@ impl Delivery<'_> {
             self.calls(pairs, &|batch, source, units| {
                 batch.whole(source, project, units)
             })?;
-            if !self.accepts && self.refused >= self.patience {
+            if self.is_refused_altogether() {
                 return Ok(());
             }
         }
@@ -48,6 +48,9 @@ impl Delivery<'_> {
         let sent = ends.try_for_each(|(index, half)| self.half(index, half));
         // While one waits for another log, an end there may wait for one of these starts.
         if !matches!(sent, Ok(()) | Err(Stop::Defer)) {
+            return sent;
+        }
+        if self.is_refused_altogether() {
             return sent;
         }
         if self.may_hold && !sorted.starts.is_empty() {
@@ -115,9 +118,10 @@ impl Delivery<'_> {
         let known: Vec<Option<Known>> = ids.iter().map(known).collect();
         // An answer that was cut off looks like a short one: what it leaves out has to be counted.
         let is_whole = known.iter().all(Option::is_some)
+            // By calls: one can be there in more rows than one.
             || self
                 .count(project, ids)?
-                .map_or(is_readable, |count| count <= rows.len() as u64);
+                .map_or(is_readable, |count| count <= known.iter().flatten().count() as u64);
         match is_whole {
             true => Ok(Some(known)),
             false if ids.len() > 1 => Ok(None),
@@ -223,7 +227,29 @@ impl Delivery<'_> {
         Ok(req(one)? == req(other)?)
     }
 
+    /// Sends the halves of a call that are too large together.
+    pub(crate) fn one_by_one(&mut self, start: usize, end: usize) -> Result<(), Stop> {
+        for index in [start, end] {
+            let kind = self.batch.entries[index].kind;
+            match Half::read(kind, &self.batch.req(self.source, index)?) {
+                Ok(half) => self.half(index, &half)?,
+                Err(reason) => self.batch.entries[index].verdict = unsendable(reason),
+            }
+            let verdict = &self.batch.entries[start].verdict;
+            if *verdict != Verdict::Delivered {
+                // There is no call that could end.
+                self.batch.entries[end].verdict = verdict.clone();
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a half alone. It waits on if the server takes nothing.
     fn half(&mut self, index: usize, half: &Half) -> Result<(), Stop> {
+        if self.is_refused_altogether() {
+            return Ok(());
+        }
         let req = self.batch.req(self.source, index)?;
         let verdict = match half.request(req) {
             Ok(request) => match self.send(request) {
@@ -262,8 +288,7 @@ impl Delivery<'_> {
         if self.may_defer {
             return Err(Stop::Defer);
         }
-        // It has answered a question: whatever it refuses, the fault is not in the address.
-        self.accepts = true;
+        // No refusal that counts, and nothing taken either.
         Ok(Verdict::Refused(Box::new(Refusal {
             reason: "the server knows no call that this could be the end of".to_owned(),
             status: Some(404),

@@ -15,14 +15,24 @@ const PIECE: u64 = 256 << 10;
 const GATHER: usize = 1 << 20;
 
 impl Drain {
-    /// Writes the dead letters of a batch, in file order within each sort.
+    /// Writes the dead letters of a batch, in file order within each sort: all of them or none, for
+    /// what fails is tried again from its beginning.
     pub(super) fn bury(&self, batch: &Batch) -> Result<Vec<Event>> {
+        let mut file = None;
+        let buried = self.bury_in(&mut file, batch);
+        if let (Err(_), Some(file)) = (&buried, &file) {
+            file.take_back();
+        }
+        buried
+    }
+
+    fn bury_in(&self, file: &mut Option<DeadLetterFile>, batch: &Batch) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut lines = Vec::new();
         let mut write = |letter: &DeadLetter| -> Result<()> {
             letter.push_to(&mut lines);
             match lines.len() > GATHER {
-                true => self.append_letters(std::mem::take(&mut lines)),
+                true => self.append_letters(file, std::mem::take(&mut lines)),
                 false => Ok(()),
             }
         };
@@ -44,17 +54,22 @@ impl Drain {
                 });
             }
         }
-        self.append_letters(lines)?;
+        self.append_letters(file, lines)?;
         Ok(events)
     }
 
-    fn append_letters(&self, lines: Vec<u8>) -> Result<()> {
-        match &self.source {
-            Source::File(log) if !lines.is_empty() => {
-                DeadLetterFile::open(&log.directory, &log.name)?.append(&lines)
-            }
-            _ => Ok(()),
+    fn append_letters(&self, file: &mut Option<DeadLetterFile>, lines: Vec<u8>) -> Result<()> {
+        let Source::File(log) = &self.source else {
+            return Ok(());
+        };
+        if lines.is_empty() {
+            return Ok(());
         }
+        let file = match file {
+            Some(file) => file,
+            none => none.insert(DeadLetterFile::open(&log.directory, &log.name)?),
+        };
+        file.append(&lines)
     }
 
     fn bury_damage(

@@ -85,9 +85,14 @@ impl Drain {
             self.batch = Some(rest);
             return Ok(Settled::default());
         };
+        // Beyond the end of a file that was cut no checkpoint means anything.
+        let is_there = self.has(front.end);
         self.batch = Some(front);
         let held_since = self.held_since;
-        let settled = self.settle(end, tell);
+        let settled = match is_there {
+            true => self.settle(end, tell),
+            false => Ok(Settled::default()),
+        };
         self.held_since = held_since;
         // If it could not be noted, it is delivered all the same.
         match &mut self.batch {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::record::Kind;
 use crate::rehearsal::*;
+use crate::replay::Progress;
 use crate::report::Event;
 use crate::sys;
 
@@ -596,4 +597,46 @@ fn a_log_whose_beginning_was_given_back_is_ours_whoever_has_its_number() {
         planted.pid();
         assert_eq!(planted.open().foreign_end().unwrap().is_final, is_final);
     }
+}
+
+#[test]
+fn letters_that_came_half_way_are_taken_back_and_none_is_there_twice() {
+    let large = |n: usize| {
+        let x = "x".repeat(700_000);
+        format!("{{\"type\":\"obj_create\",\"req\":{{\"id\":\"n{n}\",\"x\":\"{x}\"}}}}\n")
+    };
+    let log = object(0) + &(1..5).map(large).collect::<String>();
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.numbers() == [0] {
+        true => accept(),
+        false => refuse("no"),
+    });
+    // The second piece fails.
+    crate::faults::plan(&[0, crate::faults::too_large(30)]);
+    assert!(rehearsal.step().is_err());
+    assert!(rehearsal.letters().is_empty());
+    crate::faults::reset();
+    assert_eq!(rehearsal.settle().rejected, 4);
+    assert_eq!(rehearsal.letters().len(), 4);
+}
+
+#[test]
+fn a_batch_that_ends_at_a_damaged_newline_is_not_sent_again_by_the_next_process() {
+    let log = object(0) + &start(1).replace('\n', "#") + &start(2) + &start(3);
+    let limits = BatchLimits {
+        bytes: start(1).len() + 10,
+        ..LIMITS
+    };
+    let mut rehearsal = Rehearsal::limited(limits, &log, |_| accept());
+    let mut delivered = 0;
+    // Each batch by another process.
+    for _ in 0..4 {
+        let other = Planted::new("").open();
+        drop(std::mem::replace(&mut rehearsal.drain, other));
+        let opened = Drain::open(&rehearsal.directory, &rehearsal.name, false);
+        rehearsal.drain = opened.unwrap().unwrap();
+        if let Progress::Settled(settled) = rehearsal.step().unwrap() {
+            delivered += settled.delivered;
+        }
+    }
+    assert_eq!(delivered, 4);
 }

@@ -336,3 +336,20 @@ fn a_dead_letter_is_written_once_however_often_its_checkpoint_fails() {
     assert!(logs.unfinished().is_empty());
     assert_eq!((logs.letters(0), server.sent.len()), (1, 1));
 }
+
+#[test]
+fn a_few_refused_at_the_end_of_the_only_log_are_given_up_if_the_rest_of_it_was_taken() {
+    let mut logs = Logs::new(&[&(start(0) + &end(0))]);
+    let writer = logs.writer(0);
+    let mut server = Server::new(|sent| match sent.numbers().contains(&1) {
+        true => refuse("no such id"),
+        false => accept(),
+    });
+    assert_eq!(logs.pass(&mut server), 2);
+    logs.append(0, &(start(1) + &end(1)));
+    drop(writer);
+    logs.look();
+    logs.pass(&mut server);
+    assert!(logs.unfinished().is_empty());
+    assert_eq!(logs.letters(0), 2);
+}

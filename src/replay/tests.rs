@@ -594,3 +594,171 @@ fn damage_in_front_stays_with_its_batch_and_a_front_that_cannot_be_noted_is_not_
     assert_eq!(rehearsal.letters().len(), 1);
     assert_eq!(rehearsal.server.numbers(), [[0], [1], [2], [2]]);
 }
+
+#[test]
+fn a_server_that_refuses_everything_has_taken_nothing_if_it_is_away_in_between() {
+    let mut answers = vec![refuse("no"), later(None)].into_iter();
+    let answer = move |_: &Sent| answers.next().unwrap_or_else(|| refuse("no"));
+    let mut rehearsal = Rehearsal::new(&objects(0..2), answer);
+    for _ in 0..3 {
+        rehearsal.block();
+        assert!(rehearsal.letters().is_empty());
+    }
+    assert!(rehearsal.replay.paused().is_some());
+}
+
+#[test]
+fn what_is_never_answered_is_sent_in_smaller_pieces_whatever_else_was_taken_of_its_batch() {
+    let (answer, taken) = taken(|sent: &Sent| match sent.numbers().len() > 3 {
+        true => lost(),
+        false => accept(),
+    });
+    let log = starts(0..8) + &object(8) + &starts(9..17);
+    let mut rehearsal = Rehearsal::new(&log, answer);
+    assert_eq!(rehearsal.deliver().delivered, 17);
+    assert_eq!(*taken.borrow(), once(0..17));
+}
+
+#[test]
+fn a_table_with_a_row_too_large_for_any_server_is_given_up_when_that_is_never_answered() {
+    let row = format!("[{}]", "0,".repeat(16 << 20) + "0");
+    let table = format!(r#"{{"table":{{"project_id":"e/p","rows":[1,{row}]}}}}"#);
+    let log = with_checksum(Kind::TableCreate, &table);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.body.len() > 32 << 20 {
+        true => lost(),
+        false => Answer::Delivered {
+            body: br#"{"row_digests":["a"]}"#.to_vec(),
+        },
+    });
+    for _ in 0..3 {
+        rehearsal.block();
+    }
+    assert_eq!(rehearsal.settle().rejected, 1);
+    assert_eq!(rehearsal.letters()[0]["status"], 413);
+}
+
+/// Refuses requests with one of these numbers in them.
+fn without(bad: &[usize]) -> impl Fn(&Sent) -> Answer {
+    |sent: &Sent| match sent.numbers().iter().any(|n| bad.contains(n)) {
+        true => refuse("bad"),
+        false => accept(),
+    }
+}
+
+#[test]
+fn a_pause_for_another_reason_is_no_reason_to_believe_that_everything_is_refused() {
+    for log in [objects(0..3), starts(0..3)] {
+        let bad = if log == objects(0..3) { [0, 1] } else { [0, 2] };
+        let wrong_key = Cell::new(true);
+        let mut rehearsal = Rehearsal::new(&log, |sent| match wrong_key.replace(false) {
+            true => pause("the key"),
+            false => without(&bad)(sent),
+        });
+        rehearsal.block();
+        let settled = rehearsal.settle();
+        assert_eq!((settled.delivered, settled.rejected), (1, 2));
+    }
+}
+
+#[test]
+fn once_the_server_takes_records_again_the_good_ones_are_found_wherever_they_stand() {
+    for log in [objects(0..3), starts(0..3)] {
+        let bad = if log == objects(0..3) { [0, 1] } else { [0, 2] };
+        let away = Cell::new(true);
+        let mut rehearsal = Rehearsal::new(&log, |sent| match away.get() {
+            true => refuse("nothing"),
+            false => without(&bad)(sent),
+        });
+        rehearsal.block();
+        away.set(false);
+        assert_eq!(rehearsal.deliver().delivered, 1);
+        assert_eq!(rehearsal.letters().len(), 2);
+    }
+}
+
+#[test]
+fn where_a_whole_batch_is_bad_what_stands_behind_it_tells_whether_the_server_takes_anything() {
+    for log in [objects(0..7), starts(0..7)] {
+        let mut rehearsal = Rehearsal::of(2, &log, without(&[0, 1, 2]));
+        let settled = rehearsal.deliver();
+        assert_eq!((settled.delivered, settled.rejected), (4, 3));
+    }
+}
+
+#[test]
+fn one_after_the_other_no_more_than_one_is_given_up_where_nothing_is_taken() {
+    for log in [objects(0..40), starts(0..40)] {
+        let mut rehearsal = Rehearsal::of(1, &log, |_| refuse("nothing"));
+        assert_eq!(rehearsal.settle().rejected, 1);
+        for _ in 0..20 {
+            rehearsal.block();
+        }
+        assert_eq!(rehearsal.letters().len(), 1);
+        // Nor where batches have become small because nothing was answered.
+        let answered = Cell::new(false);
+        let mut rehearsal = Rehearsal::new(&log, |_| match answered.get() {
+            true => refuse("nothing"),
+            false => lost(),
+        });
+        for _ in 0..20 {
+            rehearsal.block();
+        }
+        answered.set(true);
+        for _ in 0..20 {
+            rehearsal.step().unwrap();
+        }
+        assert!(rehearsal.letters().len() <= 1);
+    }
+}
+
+#[test]
+fn what_is_given_up_stays_given_up_if_it_cannot_be_noted_at_once() {
+    for extension in [Extension::Checkpoint, Extension::Deadletter] {
+        let mut rehearsal = Rehearsal::new(&starts(0..2), |_| refuse("no such id"));
+        let path = rehearsal.path(extension);
+        fs::create_dir(&path).unwrap();
+        rehearsal.drain.takes_others = true;
+        assert!(rehearsal.step().is_err());
+        // By now it is not known any more that others are taken.
+        rehearsal.drain.takes_others = false;
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(rehearsal.settle().rejected, 2);
+        assert_eq!(rehearsal.letters().len(), 2);
+        assert_eq!(rehearsal.server.sent.len(), 3);
+    }
+}
+
+#[test]
+fn what_was_delivered_before_the_rest_was_cut_off_is_not_sent_again() {
+    // What is left holds both that were delivered, or does not.
+    for (left, numbers, delivered) in [(2, vec![0, 1], 2), (1, vec![0, 1, 0], 1)] {
+        let path = RefCell::new(std::path::PathBuf::new());
+        let mut rehearsal = Rehearsal::new(&objects(0..4), |sent| {
+            if sent.numbers() == [1] {
+                // As by a writer that writes elsewhere what it could not sync.
+                let log = fs::File::options().write(true).open(&*path.borrow());
+                log.unwrap().set_len(objects(0..left).len() as u64).unwrap();
+            }
+            accept()
+        });
+        path.replace(rehearsal.path(Extension::Jsonl));
+        let mut settled = 0;
+        for _ in 0..3 {
+            if let Ok(Progress::Settled(more)) = rehearsal.step() {
+                settled += more.delivered;
+            }
+        }
+        assert_eq!(rehearsal.server.numbers().concat(), numbers);
+        assert_eq!(settled, delivered);
+    }
+}
+
+#[test]
+fn what_was_refused_before_the_server_was_away_is_not_given_up_when_it_works_again() {
+    for log in [objects(0..3), starts(0..3)] {
+        let answers = vec![refuse("no"), refuse("no"), later(None)];
+        let mut rehearsal = Rehearsal::new(&log, in_order(answers));
+        rehearsal.block();
+        assert_eq!(rehearsal.settle().delivered, 3);
+    }
+}

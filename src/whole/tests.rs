@@ -671,6 +671,118 @@ fn what_is_settled_is_settled_for_the_next_process() {
     assert_eq!(checkpoint, pairs(0..1).len().to_string());
 }
 
+#[test]
+fn what_was_refused_before_the_batch_was_extended_counts() {
+    let weave = RefCell::default();
+    let log = pairs(1..6) + &end(0) + &start(0);
+    let mut rehearsal = Rehearsal::of(11, &log, |sent| match sent.path == COMPLETE {
+        true => refuse("no"),
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.block();
+    assert!(rehearsal.letters().is_empty());
+}
+
+#[test]
+fn an_end_of_nothing_is_not_taken_for_something_that_the_server_took() {
+    let weave = RefCell::default();
+    let log = end(99) + &starts(0..40);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.path == START {
+        true => refuse("no"),
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.block();
+    assert!(rehearsal.letters().is_empty());
+    assert!(rehearsal.replay.paused().is_some());
+    let starts = paths(&rehearsal)
+        .iter()
+        .filter(|path| *path == START)
+        .count();
+    assert_eq!(starts, 32, "it is asked a bounded number of times");
+}
+
+#[test]
+fn halves_that_are_too_large_together_go_one_after_the_other() {
+    let weave = RefCell::default();
+    let too_large = |sent: &Sent| sent.path == COMPLETE && sent.numbers().contains(&1);
+    let mut rehearsal = Rehearsal::new(&pairs(0..3), |sent| match too_large(sent) {
+        true => Answer::Reject {
+            status: 413,
+            detail: String::new(),
+        },
+        false => Weave::answer(&mut weave.borrow_mut(), sent),
+    });
+    rehearsal.directory.remember_whole_calls();
+    let settled = rehearsal.settle();
+    assert_eq!((settled.delivered, settled.rejected), (6, 0));
+    weave.borrow().assert_whole(0..3);
+}
+
+#[test]
+fn calls_of_what_is_no_project_are_kept_however_many() {
+    let weave = RefCell::default();
+    let log = pairs(0..40).replace("e/p", "e");
+    let mut rehearsal = whole(99, &log, &weave);
+    assert_eq!(rehearsal.settle().rejected, 80);
+    assert_eq!(without_doubt(&rehearsal), [""; 0]);
+}
+
+#[test]
+fn a_row_that_nobody_asked_for_stands_for_no_call_that_an_answer_leaves_out() {
+    let weave = RefCell::<Weave>::default();
+    weave.borrow_mut().knows(0, true);
+    weave.borrow_mut().knows(1, true);
+    let mut rehearsal = Rehearsal::new(&pairs(0..3), |sent| {
+        let answer = Weave::answer(&mut weave.borrow_mut(), sent);
+        match answer {
+            // A call that is there twice, and then the answer was cut.
+            Answer::Delivered { body } if sent.path == QUESTION && body.starts_with(b"{") => {
+                let row = body.split_inclusive(|&byte| byte == b'\n').next();
+                let body = row.unwrap().repeat(2);
+                Answer::Delivered { body }
+            }
+            answer => answer,
+        }
+    });
+    rehearsal.directory.remember_whole_calls();
+    assert_eq!(rehearsal.deliver().delivered, 6);
+    weave.borrow().assert_whole(0..3);
+}
+
+#[test]
+fn what_broke_before_there_was_an_answer_is_doubtful_although_the_configuration_may_be_wrong() {
+    let weave = RefCell::<Weave>::default();
+    let mut breaks = true;
+    let mut rehearsal = Rehearsal::new("", |sent| {
+        let answer = Weave::answer(&mut weave.borrow_mut(), sent);
+        match std::mem::take(&mut breaks) {
+            // As when TLS breaks under the answer.
+            true => Answer::Pause {
+                why: "no secure connection".to_owned(),
+                status: None,
+            },
+            false => answer,
+        }
+    });
+    rehearsal.directory.remember_whole_calls();
+    rehearsal.append(&pairs(0..3));
+    rehearsal.block();
+    assert_eq!(rehearsal.settle().delivered, 6);
+    weave.borrow().assert_whole(0..3);
+}
+
+#[test]
+fn a_start_is_looked_for_as_far_where_batches_have_become_small() {
+    let weave = RefCell::<Weave>::default();
+    let log = end(0) + &pairs(1..9) + &start(0);
+    let mut rehearsal = whole(100, &log, &weave);
+    weave.borrow_mut().luck = vec![Luck::LostBefore; 20];
+    assert_eq!(rehearsal.deliver().delivered, 18);
+    weave.borrow().assert_whole(0..9);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -46,7 +46,7 @@ impl Worker {
         drain.reads_ahead = self.own.as_ref().is_none_or(|own| own.ahead.is_none());
         if let Some(name) = drain.name().cloned() {
             drain.may_defer = self.deferred.may_wait(&directory, &name);
-            drain.takes_others = self.refused.is_alone(&name);
+            drain.takes_others = self.leftover_replay.flows() || self.refused.is_alone(&name);
         }
         let stepped = drain
             .foreign_end()
