@@ -1,5 +1,7 @@
 //! Into the dead-letter file: what of a batch was refused or damaged.
 
+use serde_json::value::RawValue;
+
 use super::{Drain, Source};
 use crate::batch::{Batch, Damage, Entry, Verdict};
 use crate::deadletter::{self, DeadLetter, DeadLetterFile};
@@ -103,8 +105,9 @@ impl Drain {
         let line = self.read(entry.line.start, entry.line.end)?;
         // The separator behind the record may be a NUL.
         let line = line.strip_suffix(b"\0").unwrap_or(&line).trim_ascii();
-        let (record, raw) = match std::str::from_utf8(line) {
-            Ok(record) => (Some(record.to_owned()), None),
+        // A checksum that is right says nothing of what another program has written under it.
+        let (record, raw) = match serde_json::from_slice::<&RawValue>(line) {
+            Ok(record) => (Some(record.get().to_owned()), None),
             Err(_) => (None, Some(line.to_vec())),
         };
         Ok(Some(DeadLetter {

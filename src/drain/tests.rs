@@ -640,3 +640,18 @@ fn a_batch_that_ends_at_a_damaged_newline_is_not_sent_again_by_the_next_process(
     }
     assert_eq!(delivered, 4);
 }
+
+#[test]
+fn what_is_refused_and_no_json_whatever_its_checksum_says_is_kept_byte_for_byte() {
+    let log = with_checksum(Kind::ObjCreate, "{bad}") + &object(1);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.body == "{bad}" {
+        true => refuse("bad"),
+        false => accept(),
+    });
+    let settled = rehearsal.settle();
+    assert_eq!((settled.delivered, settled.rejected), (1, 1));
+    let letters = rehearsal.letters();
+    assert!(letters[0]["record"].is_null());
+    let raw = crate::base64::decode(letters[0]["raw_base64"].as_str().unwrap()).unwrap();
+    assert_eq!(String::from_utf8(raw).unwrap(), log.lines().next().unwrap());
+}

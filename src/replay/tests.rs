@@ -621,7 +621,7 @@ fn what_is_never_answered_is_sent_in_smaller_pieces_whatever_else_was_taken_of_i
 
 #[test]
 fn a_table_with_a_row_too_large_for_any_server_is_given_up_when_that_is_never_answered() {
-    let row = format!("[{}]", "0,".repeat(16 << 20) + "0");
+    let row = format!(r#"{{"x":"{}"}}"#, "x".repeat(33 << 20));
     let table = format!(r#"{{"table":{{"project_id":"e/p","rows":[1,{row}]}}}}"#);
     let log = with_checksum(Kind::TableCreate, &table);
     let mut rehearsal = Rehearsal::new(&log, |sent| match sent.body.len() > 32 << 20 {
