@@ -104,12 +104,12 @@ impl Worker {
             self.post();
             if self.desk.closing {
                 self.tidy();
-                if self.desk.flushes.is_empty() {
-                    // Nobody waits: no backoff is sat out with the locks in hand.
-                    break;
-                }
             }
             self.desk.answer_flushes();
+            if self.desk.closing && self.desk.flushes.is_empty() {
+                // Nobody waits any more: nothing is sat out with the locks in hand.
+                break;
+            }
             // Somebody may have come in while a request was out: another turn first.
             if !self.desk.hurry {
                 if next.is_none_or(|at| at > Instant::now()) {
