@@ -242,19 +242,33 @@ fn a_damaged_end_of_an_own_file_is_quarantined_before_the_file_goes() {
 }
 
 #[test]
-fn an_own_file_that_somebody_cuts_is_reported() {
-    let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
-    // What is not synced is not read: nothing is until `finish`.
-    let config = config(dir.path(), &collector).sync_interval(Duration::from_secs(3_600));
-    let client = Client::open(config).unwrap();
-    append_starts(&client, 0..3);
-    let log = files_with(dir.path(), "jsonl").remove(0);
-    let len = fs::metadata(&log).unwrap().len();
-    let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
-    file.set_len(len / 3).unwrap();
-    let receipt = client.finish(LONG);
-    assert_eq!((receipt.delivered, receipt.pending), (1, 0), "{receipt:?}");
-    assert!(!receipt.is_complete());
+fn of_an_own_file_that_somebody_cuts_what_is_not_synced_is_written_anew_and_the_rest_reported() {
+    for is_synced in [false, true] {
+        let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+        collector.stop();
+        // What is not synced is not read: nothing is until `finish`.
+        let config = config(dir.path(), &collector).sync_interval(Duration::from_secs(3_600));
+        let client = Client::open(config).unwrap();
+        append_starts(&client, 0..3);
+        if is_synced {
+            client.sync().unwrap();
+        }
+        let log = files_with(dir.path(), "jsonl").remove(0);
+        let len = fs::metadata(&log).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(&log).unwrap();
+        file.set_len(len / 3).unwrap();
+        collector.restart().unwrap();
+        let receipt = client.finish(LONG);
+        let delivered = receipt.delivered;
+        assert_eq!(receipt.pending, 0, "{receipt:?}");
+        // What is synced may have been read before it was cut.
+        assert!(
+            delivered == 3 || (is_synced && delivered == 1),
+            "{receipt:?}"
+        );
+        assert_eq!(receipt.is_complete(), delivered == 3, "{receipt:?}");
+        assert_each_start_once(&collector, 0..delivered as usize);
+    }
 }
 
 #[test]
