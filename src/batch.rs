@@ -4,16 +4,18 @@
 //! only of what goes out next, so that a batch costs the memory of one request body and no more,
 //! whatever is in it.
 
+pub(crate) mod form;
+
 use std::io;
 use std::ops::Range;
 
+use self::form::file_request;
 use crate::delivery::Unit;
-use crate::form::file_request;
-use crate::halves::{FRAME, Halves};
+use crate::delivery::halves::{FRAME, Halves};
 use crate::http::{Body, Request};
+use crate::reader::window::{Bytes, Ranges, Window, became_shorter, length};
 use crate::reader::{Reader, Step, Tail};
 use crate::record::{Fault, Kind};
-use crate::window::{Bytes, Ranges, Window, became_shorter, length};
 
 /// Requests that hold one record each are not checkpointed before the whole batch is: a bound on
 /// what is sent twice after a crash.

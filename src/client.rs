@@ -1,5 +1,8 @@
 //! The handle that a program holds: append, tickets, sync, flush, finish.
 
+pub(crate) mod age;
+pub(crate) mod events;
+pub(crate) mod eviction;
 mod open;
 mod stats;
 
@@ -11,19 +14,19 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::budget::Budget;
+use self::events::Events;
+use self::eviction::drop_oldest;
 use crate::config::Config;
-use crate::desk::{Board, Flush, Message};
+use crate::config::policy::WhenFull;
 use crate::directory::Directory;
+use crate::directory::budget::Budget;
 use crate::error::{Error, Result};
-use crate::events::Events;
-use crate::eviction::drop_oldest;
 use crate::json::{self, quoted};
 use crate::log::{Log, Position};
-use crate::policy::WhenFull;
 use crate::record::{Kind, Line};
 use crate::report::{Event, Receipt};
 use crate::threads;
+use crate::worker::desk::{Board, Flush, Message};
 
 /// "For ever" is as good as a century, and no clock overflows.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -1,14 +1,17 @@
 //! The options of a client, their defaults, and how the environment sets them.
 
+pub(crate) mod environment;
+pub(crate) mod policy;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::environment::{self, Lookup};
+use self::environment::Lookup;
+use self::policy::{Durability, Storage, WhenFull};
 use crate::error::Error;
 use crate::name::{check_entity_or_project, split_project};
-use crate::policy::{Durability, Storage, WhenFull};
 use crate::report::Event;
 
 /// The log's place when nothing else is said, below the working directory.

@@ -1,16 +1,20 @@
 //! Sending one batch: which requests, in which order, and the search for the bad record.
 
+pub(crate) mod halves;
+pub(crate) mod table;
+pub(crate) mod v2;
+pub(crate) mod whole;
+
 use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
+use self::halves::HALVES;
 use crate::batch::{Batch, Refusal, Verdict};
-use crate::halves::HALVES;
-use crate::host::Host;
 use crate::http::{Answer, Request};
+use crate::reader::window::{Bytes, length};
 use crate::record::Kind;
-use crate::v2;
-use crate::window::{Bytes, length};
+use crate::replay::host::Host;
 
 /// How many records are refused one by one, and none accepted, before the server is believed to
 /// refuse everything.

@@ -7,6 +7,9 @@
 //!                                      <stem>.deadletter   refused and damaged records
 //! ```
 
+pub(crate) mod budget;
+pub(crate) mod orphans;
+
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
 use std::io;

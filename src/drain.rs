@@ -19,9 +19,9 @@ use crate::error::{Error, IoContext, Result};
 use crate::lock::{self, Writer};
 use crate::log::Log;
 use crate::name::{Extension, FileName};
+use crate::reader::window::Bytes;
 use crate::segment::SyncedEnd;
 use crate::sys;
-use crate::window::Bytes;
 
 /// A log with the right to deliver it.
 pub(crate) struct Drain {

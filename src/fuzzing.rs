@@ -5,20 +5,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::batch::{BatchLimits, End};
+use crate::config::environment;
 use crate::deadletter::DeadLetterFile;
 use crate::directory::Directory;
 use crate::drain::Drain;
-use crate::host::Host;
 use crate::http::server_url::{self, ServerUrl};
 use crate::http::{Answer, Body, Request};
 use crate::http::{proxy, retry_after};
 use crate::log::Limits;
 use crate::name::{Extension, FileName};
 use crate::record::Line;
+use crate::replay::host::Host;
 use crate::replay::{Progress, Replay};
 use crate::report::Event;
 use crate::{Durability, Kind, Result};
-use crate::{checkpoint, environment, name};
+use crate::{checkpoint, name};
 
 pub use crate::deadletter::DeadLetter;
 pub use crate::faults as storage;

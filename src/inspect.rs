@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::batch::{Batch, BatchLimits, Damage, End};
-use crate::budget;
 use crate::checkpoint;
 use crate::config;
 use crate::deadletter;
+use crate::directory::budget;
 use crate::directory::{Directory, Place, files, places};
 use crate::drain::file::{begins_with_checksum, line_start};
 use crate::error::{Error, IoContext, Result};
 use crate::lock::{self, Writer, read_plain};
 use crate::name::{Extension, FileName};
+use crate::reader::window::Bytes;
 use crate::record::{Fault, Kind};
-use crate::window::Bytes;
 
 /// Looking takes this much memory, and one record, which is read whatever limit its writer had.
 pub(crate) const LIMITS: BatchLimits = BatchLimits {

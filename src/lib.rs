@@ -140,62 +140,53 @@
 //! | a write fails | the append returns the error; that record is not accepted, all others are kept |
 //! | a sync fails | the file is never synced again; what was not synced is written to a new one |
 
-mod age;
-mod backoff;
+// A record and its bytes.
 mod base64;
-mod batch;
-mod budget;
+mod json;
+pub mod reader;
+mod record;
+
+// What is on the disk: which files there are, and who may touch them.
 mod checkpoint;
+mod deadletter;
+mod directory;
+mod lock;
+mod name;
+mod segment;
+
+// In: what programs append, and the thread that looks after it.
 mod client;
 mod config;
-mod crc;
-pub mod dead;
-mod deadletter;
-mod deferral;
+mod log;
+mod report;
+mod worker;
+
+// Out: a log is drained in batches, each delivered by requests, whoever has written it.
+mod batch;
 mod delivery;
-mod desk;
-mod directory;
 mod drain;
-mod environment;
+mod http;
+mod replay;
+mod sender;
+
+// What else is done with logs.
+pub mod dead;
+pub mod inspect;
+
+// What all of them use.
 mod error;
-mod events;
-mod eviction;
+mod sys;
+mod threads;
+
+// Storage and servers that fail when they are told to.
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod faults;
-mod form;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod halves;
-mod holdoff;
-mod host;
-mod http;
-pub mod inspect;
-mod json;
-mod lane;
-mod lock;
-mod log;
-mod name;
-mod orphans;
-mod policy;
-mod post;
-pub mod reader;
-mod record;
-mod refused;
 #[cfg(test)]
 mod rehearsal;
-mod replay;
-mod report;
-mod segment;
-mod sender;
-mod sys;
-mod table;
-mod threads;
-mod v2;
-mod whole;
-mod window;
-mod worker;
 
 /// The examples of the README, for the compiler.
 #[cfg(doctest)]
@@ -212,8 +203,8 @@ mod collector_tests;
 
 pub use client::{Client, Ticket};
 pub use config::Config;
+pub use config::policy::{Durability, Storage, WhenFull};
 pub use error::{Error, Result};
-pub use policy::{Durability, Storage, WhenFull};
 pub use record::{Fault, Kind, Record, parse};
 pub use report::{Event, Receipt, Stats};
 pub use sender::{Sender, Summary, Until};

@@ -24,10 +24,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use crate::config::policy::Durability;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::name::FileName;
-use crate::policy::Durability;
 use crate::record::Line;
 use crate::segment::Segment;
 use crate::sys::Process;

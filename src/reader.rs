@@ -19,6 +19,8 @@
 //! | a line above the limit | [`Fault::TooLong`], in pieces that fit a window |
 //! | NUL bytes, white space | [`Step::Skip`] |
 
+pub(crate) mod window;
+
 use serde_json::value::RawValue;
 
 use crate::record::{Fault, Record, parse};

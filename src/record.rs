@@ -9,16 +9,17 @@
 //! Neither side builds a tree of the request: its bytes go into the line as they came and come out
 //! of it as they stand, so numbers of any size, depth, key order and escapes survive.
 
+pub(crate) mod crc;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::value::RawValue;
 
-use crate::crc;
+use crate::config::policy::one_of;
 use crate::error::Error;
 use crate::json::Fields;
-use crate::policy::one_of;
 use crate::sys;
 
 /// What a record asks the server to do.

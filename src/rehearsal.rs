@@ -10,10 +10,10 @@ use crate::config;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
-use crate::host::Host;
 use crate::http::{Answer, Body, Request};
 use crate::name::{Extension, FileName};
 use crate::record::{Kind, Line};
+use crate::replay::host::Host;
 use crate::replay::{Progress, Replay};
 use crate::report::Event;
 
@@ -235,7 +235,7 @@ pub(crate) fn refuse(detail: &str) -> Answer {
 pub(crate) fn required() -> Answer {
     Answer::Reject {
         status: 400,
-        detail: format!("{{\"error_code\": \"{}\"}}", crate::v2::REQUIRED),
+        detail: format!("{{\"error_code\": \"{}\"}}", crate::delivery::v2::REQUIRED),
     }
 }
 

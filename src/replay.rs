@@ -6,17 +6,20 @@
 //! - *Rejected* (400, 422 and the like): the batch is halved until the bad record stands alone.
 //!   If the server refuses whatever it is given, the fault is not in the records: pause.
 
+pub(crate) mod backoff;
+pub(crate) mod host;
+
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::backoff::Backoff;
+use self::backoff::Backoff;
+use self::host::Host;
 use crate::batch::{Batch, BatchLimits, End, FAULTS, Verdict};
 use crate::delivery::{
     Delivery, FULL_PATIENCE_EVERY, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN,
 };
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
-use crate::host::Host;
 use crate::report::Event;
 use crate::sys;
 

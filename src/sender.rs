@@ -1,6 +1,10 @@
 //! Delivering everything below a root, whoever wrote it: the rescue of what others left behind.
 
+pub(crate) mod deferral;
 mod desk;
+pub(crate) mod holdoff;
+pub(crate) mod lane;
+pub(crate) mod refused;
 
 use std::fs;
 use std::io;
@@ -10,17 +14,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::desk::{Desk, GRACE, TICK, is_over};
-use crate::backoff::uniform;
+use self::lane::Lane;
 use crate::config;
+use crate::config::environment;
+use crate::directory::orphans;
 use crate::directory::{Directory, all_places, places};
 use crate::drain::Settled;
-use crate::environment;
 use crate::error::{Error, IoContext, Result};
 use crate::http::Server;
 use crate::inspect;
-use crate::lane::Lane;
 use crate::name::split_project;
-use crate::orphans;
+use crate::replay::backoff::uniform;
 use crate::replay::random;
 use crate::report::Event;
 use crate::sys;

@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_arch = "x86_64")]
-use crate::crc;
+use crate::record::crc;
 
 /// Takes the exclusive `flock` of an open file without waiting.
 ///

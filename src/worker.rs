@@ -4,7 +4,9 @@
 //! thread anyway; here the answer comes back as a message, and until it does the thread keeps the
 //! log's timers and serves `flush` and `finish`. So a server that hangs delays no sync.
 
+pub(crate) mod desk;
 mod leftovers;
+pub(crate) mod post;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,21 +14,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backoff::uniform;
+use self::desk::Desk;
 use crate::batch::{BatchLimits, End};
 use crate::checkpoint;
-use crate::deferral::Deferrals;
-use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::drain::Drain;
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::lock::Adoption;
 use crate::log::OwnFile;
 use crate::name::{Extension, FileName};
-use crate::refused::Refused;
+use crate::replay::backoff::uniform;
+use crate::replay::host::Host;
 use crate::replay::{Progress, Replay, random};
 use crate::report::Event;
+use crate::sender::deferral::Deferrals;
+use crate::sender::refused::Refused;
 use crate::sys;
 use crate::threads;
 

@@ -5,7 +5,7 @@
 mod support;
 
 /// The clients' own: it reads no clock and makes no random numbers.
-#[path = "../src/backoff.rs"]
+#[path = "../src/replay/backoff.rs"]
 mod backoff;
 
 use std::collections::BinaryHeap;

@@ -4,20 +4,20 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
 use super::{Client, Inner};
-use crate::age::Marks;
 use crate::batch::BatchLimits;
-use crate::budget::Budget;
+use crate::client::age::Marks;
+use crate::client::events::Events;
+use crate::config::policy::Storage;
 use crate::config::{self, Config};
-use crate::desk::{Board, Desk, Message};
 use crate::directory::Directory;
+use crate::directory::budget::Budget;
 use crate::error::{Error, IoContext, Result};
-use crate::events::Events;
-use crate::holdoff::HoldOff;
 use crate::http::Server;
 use crate::log::{Limits, Log};
-use crate::policy::Storage;
+use crate::sender::holdoff::HoldOff;
 use crate::threads;
 use crate::worker::Worker;
+use crate::worker::desk::{Board, Desk, Message};
 
 impl Client {
     /// Opens a client: makes its directory and its first file, and starts its thread. Leftovers

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Client, Inner};
-use crate::desk::Board;
 use crate::error::Error;
 use crate::log::Position;
 use crate::report::{Receipt, Stats};
 use crate::threads;
+use crate::worker::desk::Board;
 
 impl Client {
     /// What this client has done so far. It never waits long, whatever hangs: while a write does,

@@ -3,8 +3,8 @@ use std::thread;
 use serde_json::json;
 
 use super::*;
+use crate::config::policy::Durability;
 use crate::faults;
-use crate::policy::Durability;
 use crate::report::Stats;
 
 fn client(dir: &std::path::Path) -> Client {

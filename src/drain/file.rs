@@ -10,7 +10,7 @@ use crate::error::{IoContext, Result};
 use crate::lock::{self, Held, Writer};
 use crate::name::{Extension, FileName};
 use crate::reader::records;
-use crate::window::Bytes;
+use crate::reader::window::Bytes;
 
 /// A log file with its drain lock.
 pub(super) struct LogFile {

@@ -157,7 +157,7 @@ fn a_log_cut_at_any_byte_gives_all_that_stands_before_the_cut_and_the_torn_rest(
 #[test]
 fn a_cut_behind_something_that_looks_like_a_checksum_is_still_a_cut() {
     let before = br#"{"type":"call_start","req":{"a":{}"#;
-    let crc = crate::crc::update(0, before);
+    let crc = crate::record::crc::update(0, before);
     let req = format!(r#"{{"a":{{}},"crc":"{crc:08x}"}}"#);
     let file = log(&[&req]);
     let cut = before.len() + r#","crc":"00000000"}"#.len();

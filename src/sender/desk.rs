@@ -7,12 +7,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Until;
-use crate::desk::Message;
-use crate::holdoff::HoldOff;
-use crate::host::Host;
 use crate::http::{Answer, Request, Server, retry};
-use crate::post::Post;
+use crate::replay::host::Host;
 use crate::report::Event;
+use crate::sender::holdoff::HoldOff;
+use crate::worker::desk::Message;
+use crate::worker::post::Post;
 
 /// How often a stop, the deadline and new files are looked for.
 pub(super) const TICK: Duration = Duration::from_millis(100);

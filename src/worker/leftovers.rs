@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::{LOOK_AGAIN, Worker};
 use crate::directory::Directory;
+use crate::directory::orphans;
 use crate::drain::{Drain, Settled};
 use crate::error::Result;
-use crate::lane::MOST_OPEN;
 use crate::lock::{self, Adoption};
 use crate::name::FileName;
-use crate::orphans;
 use crate::replay::Progress;
+use crate::sender::lane::MOST_OPEN;
 
 /// How often the directory is searched for what other processes have left behind since.
 const SEARCH_AGAIN: Duration = Duration::from_secs(30);

@@ -58,7 +58,7 @@ pub(crate) fn file_request(req: &[u8]) -> std::result::Result<Request, String> {
 
 /// 128 random bits; that they stand in the content is as likely as a guessed key.
 fn boundary(content: &[u8]) -> String {
-    let fallback = u128::from(crate::crc::update(0, content)).to_be_bytes();
+    let fallback = u128::from(crate::record::crc::update(0, content)).to_be_bytes();
     let random: [u8; 16] = sys::random().unwrap_or(fallback);
     format!("{:032x}", u128::from_be_bytes(random))
 }

@@ -3,9 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
-use crate::desk::Message;
 use crate::http::{Answer, Request, retry, unanswered};
 use crate::threads;
+use crate::worker::desk::Message;
 
 /// Sends requests, one at a time, on a thread that ends with this.
 ///

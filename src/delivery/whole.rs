@@ -1,11 +1,11 @@
-//! Delivering the calls of a project that takes whole calls only (see [`crate::v2`]).
+//! Delivering the calls of a project that takes whole calls only (see [`crate::delivery::v2`]).
 
 use crate::batch::{Batch, Refusal, Verdict};
+use crate::delivery::v2::{self, Half, Known};
 use crate::delivery::{Delivery, Stop, Unit, unsendable};
 use crate::http::Answer;
+use crate::reader::window::Bytes;
 use crate::record::Kind;
-use crate::v2::{self, Half, Known};
-use crate::window::Bytes;
 
 /// The halves that wait, in file order: their places in the batch, and what they say of themselves.
 type Halves = [(usize, Half)];

@@ -4,18 +4,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::age::Marks;
+use crate::client::age::Marks;
+use crate::client::events::Events;
 use crate::directory::Directory;
 use crate::drain::Settled;
 use crate::error::Error;
-use crate::events::Events;
-use crate::holdoff::HoldOff;
-use crate::host::Host;
 use crate::http::{Answer, Request, Server, retry};
 use crate::log::Log;
-use crate::post::Post;
+use crate::replay::host::Host;
 use crate::report::Event;
+use crate::sender::holdoff::HoldOff;
 use crate::threads;
+use crate::worker::post::Post;
 
 /// What the thread is told, and what the one is told that sends for it.
 pub(crate) enum Message {

@@ -1,7 +1,7 @@
 //! Dropping the oldest log file at the disk budget, for those who asked for that.
 
-use crate::budget::allocated;
 use crate::directory::Directory;
+use crate::directory::budget::allocated;
 use crate::drain::{Discarded, Drain};
 use crate::error::{Error, IoContext, Result};
 use crate::lock::{self, Writer};

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::batch::FAULTS;
+use crate::delivery::v2;
 use crate::http::Answer;
 use crate::name::Extension;
 use crate::rehearsal::*;
 use crate::replay::{HOLD, Progress};
-use crate::v2;
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]

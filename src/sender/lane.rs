@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use crate::batch::{BatchLimits, End};
 use crate::config;
-use crate::deferral::Deferrals;
 use crate::directory::Directory;
 use crate::drain::{Drain, Settled};
 use crate::error::{Error, Result};
-use crate::host::Host;
 use crate::name::{Extension, FileName};
-use crate::refused::Refused;
+use crate::replay::host::Host;
 use crate::replay::{HOLD, Progress, Replay};
 use crate::report::Event;
+use crate::sender::deferral::Deferrals;
+use crate::sender::refused::Refused;
 
 /// So many files stay open while their ends wait for other files.
 pub(crate) const MOST_OPEN: usize = 100;
