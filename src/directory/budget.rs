@@ -10,10 +10,11 @@
 //! back to the disk is not used any more. Only appends are refused; what delivers, and so makes
 //! room, never is.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -29,6 +30,12 @@ const SHARES: u64 = 64;
 
 /// So much may be appended for each directory entry that a look costs.
 const PIECE_PER_ENTRY: u64 = 4 << 10;
+
+/// For fewer files a second thread would cost more than it helps.
+const MANY: usize = 500;
+
+/// So many names are kept in memory.
+const MOST: usize = 5_000;
 
 /// A root that was found full is not looked at again before this.
 const RECENT: Duration = Duration::from_millis(250);
@@ -188,6 +195,7 @@ fn add_usage(dir: &Path, levels: u32, total: &mut (u64, u64)) {
     let Ok(entries) = fs::read_dir(dir) else {
         return;
     };
+    let mut files = Vec::new();
     for entry in entries.flatten() {
         total.1 += 1;
         let Ok(kind) = entry.file_type() else {
@@ -196,9 +204,32 @@ fn add_usage(dir: &Path, levels: u32, total: &mut (u64, u64)) {
         if kind.is_dir() && levels > 0 {
             add_usage(&entry.path(), levels - 1, total);
         } else if kind.is_file() && counts(&entry.file_name()) {
-            total.0 += entry.metadata().map_or(0, |file| allocated(&file));
+            files.push(entry);
+        }
+        if files.len() == MOST {
+            total.0 += size(&files);
+            files.clear();
         }
     }
+    total.0 += size(&files);
+}
+
+/// What files take. To ask for that is nearly all of a look at many: two do it at once.
+fn size(files: &[DirEntry]) -> u64 {
+    let size = |files: &[DirEntry]| -> u64 {
+        let files = files.iter().flat_map(DirEntry::metadata);
+        files.map(|file| allocated(&file)).sum()
+    };
+    if files.len() < MANY {
+        return size(files);
+    }
+    let (here, there) = files.split_at(files.len() / 2);
+    thread::scope(|scope| {
+        let other = thread::Builder::new().spawn_scoped(scope, || size(there));
+        let here = size(here);
+        let sum = other.ok().and_then(|other| other.join().ok());
+        here + sum.unwrap_or_else(|| size(there))
+    })
 }
 
 fn counts(name: &std::ffi::OsStr) -> bool {
@@ -242,6 +273,14 @@ mod tests {
         assert_eq!(used, 8192 + 3 * 4096);
         assert_eq!(entries, 9);
         assert_eq!(usage(&dir.path().join("nothing")), (0, 0));
+    }
+
+    #[test]
+    fn many_files_are_all_counted_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = MOST + MANY + 1;
+        (0..count).for_each(|n| log(dir.path(), &format!("{n}.jsonl"), 1));
+        assert_eq!(usage(dir.path()).0, count as u64 * 4096);
     }
 
     #[test]
