@@ -22,6 +22,9 @@ pub enum Storage {
 pub enum Durability {
     /// Nothing: the record is in the client's buffer and is written within milliseconds. If the
     /// process dies before that, it is lost.
+    ///
+    /// Where many threads append and each [waits](crate::Ticket::wait) for the disk anyway, this is
+    /// the fastest: who syncs for all writes for all too, in one piece.
     Buffered,
     /// The record is in the file: the process may die at the next instruction. It is lost only if
     /// the machine dies before the next sync.

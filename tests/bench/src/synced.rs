@@ -24,6 +24,9 @@ pub fn run(bench: &mut Bench) {
             entrant("weave-wal, append and wait", Bound::AtLeast(least), || {
                 ours(&dir, Durability::Written, threads, records)
             }),
+            entrant("weave-wal, Buffered, append and wait", Bound::None, || {
+                ours(&dir, Durability::Buffered, threads, records)
+            }),
             entrant("weave-wal, Synced", Bound::None, || {
                 ours(&dir, Durability::Synced, threads, records)
             }),
