@@ -568,6 +568,31 @@ fn on_a_terminal_there_is_a_progress_bar_and_no_colour() {
 }
 
 #[test]
+fn a_name_on_the_disk_neither_draws_on_the_terminal_nor_begins_a_line() {
+    let (tool, _collector) = with_collector();
+    let dir = tool.root().join("e\u{1b}[2J\nweave-wal: all is well/app");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("a.jsonl"), "damaged\n").unwrap();
+    std::os::unix::fs::symlink("/", dir.join("li\u{9b}31mnk")).unwrap();
+    let named = dir.join("missing");
+    for args in [
+        &["status"][..],
+        &["cat"],
+        &["verify"],
+        &["send"],
+        &["cat", named.to_str().unwrap()],
+        &["status", "--root", named.to_str().unwrap()],
+    ] {
+        let ran = tool.run(args);
+        let said = ran.out + &ran.err;
+        assert!(said.contains("\\u{1b}[2J\\nweave-wal"), "{args:?}: {said}");
+        let foul = said.chars().any(|c| c.is_control() && c != '\n');
+        assert!(!foul, "{args:?}: {said:?}");
+        assert!(!said.contains("\nweave-wal: all"), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn weave_wal_dir_is_the_root_and_the_option_goes_before_it() {
     let tool = Tool::new().set("WEAVE_WAL_DIR", "here");
     tool.feed(&APPEND, record(1).as_bytes());

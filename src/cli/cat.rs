@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use weave_wal::inspect::{self, From, Item};
 
 use super::args::{Args, Known};
-use super::output::{Output, count, say};
+use super::output::{Output, count, plain, say};
 use super::{Command, Status, Trouble, Unread, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
@@ -127,10 +127,10 @@ impl Log {
         else {
             return None;
         };
-        Some(format!(
+        Some(plain(&format!(
             "{}: offset {offset}: {fault} ({})",
             self.path.display(),
             count(*bytes, "byte")
-        ))
+        )))
     }
 }
