@@ -524,6 +524,26 @@ fn the_demo_goes_through_no_proxy() {
 
 #[cfg(feature = "demo")]
 #[test]
+fn a_demo_that_nobody_reads_is_played_to_its_end() {
+    let tool = Tool::new();
+    let mut child = tool.command(&["demo"]).spawn().unwrap();
+    drop((child.stdout.take(), child.stdin.take()));
+    let ran = ran(child);
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.err.lines().last().unwrap().starts_with("done in "));
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn a_demo_without_a_place_for_it_says_where_there_is_none() {
+    let ran = Tool::new().set("TMPDIR", "/nowhere").run(&["demo"]);
+    assert_eq!(ran.status, 1);
+    let expected = "weave-wal: cannot create /nowhere/weave-wal-demo-";
+    assert!(ran.err.starts_with(expected), "{}", ran.err);
+}
+
+#[cfg(feature = "demo")]
+#[test]
 fn a_demo_that_is_interrupted_removes_its_directory() {
     let tool = Tool::new();
     let temporary = tool.home.path().join("tmp");
