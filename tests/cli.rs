@@ -222,6 +222,7 @@ fn wrong_use_says_on_stderr_what_to_do_and_exits_with_2() {
         (&["cat", "."], "--root ."),
         (&["cat", "--root", ".", "a.jsonl"], "--root"),
         (&["verify", "nowhere.jsonl"], "nowhere.jsonl"),
+        (&["verify", "/dev/zero"], "no plain file /dev/zero"),
         (&["dead", "lsit"], "did you mean list?"),
         (&["dead", "list", "retry"], "unexpected argument"),
     ] {
@@ -492,6 +493,17 @@ fn what_can_be_read_is_shown_beside_what_cannot() {
             assert_eq!(ran.err.matches(&name).count(), 1, "{args:?} {}", ran.err);
         }
     }
+    // A named file that cannot be read is not in the way of the next one.
+    fs::write(dir.join("copy.jsonl"), record(6)).unwrap();
+    set_mode(&dir.join("copy.jsonl"), 0o666);
+    let named = ["0_others.jsonl", "copy.jsonl"].map(|name| format!(".weave/wal/{PROJECT}/{name}"));
+    let ran = feed(
+        as_nobody(&tool, &["cat", &named[0], &named[1]]).unwrap(),
+        b"",
+    );
+    assert_eq!((ran.status, ran.out), (1, record(6)));
+    assert!(ran.err.contains(&named[0]), "{}", ran.err);
+    fs::remove_file(dir.join("copy.jsonl")).unwrap();
     // Who asks for one project is not told of others.
     for args in [["cat"], ["dead"]] {
         let args = [&args[..], &["--project", PROJECT]].concat();
