@@ -48,8 +48,9 @@ pub fn files(
     directory::files(root, project, Extension::Deadletter, unread)
 }
 
-/// Hands every dead letter of a file to `see`: its line as it stands there, without the newline,
-/// and what it means. `see` returns whether to go on. A file that is gone holds none.
+/// Hands every dead letter of a file to `see`: a line of JSON, without the newline, and what it means.
+/// It is the line as it stands there; a line that is damaged itself is put into the form of one that
+/// holds damaged bytes. `see` returns whether to go on. A file that is gone holds none.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read; whatever `see` returns.
@@ -57,7 +58,15 @@ pub fn read(path: &Path, see: &mut dyn FnMut(&[u8], &DeadLetter) -> Result<bool>
     let Some(file) = read_plain(path).doing("open the dead-letter file", path)? else {
         return Ok(());
     };
-    deadletter::read(&file, path, &mut |line| see(line, &DeadLetter::parse(line)))
+    deadletter::read(&file, path, &mut |line| {
+        let letter = DeadLetter::parse(line);
+        if letter.raw.as_deref() != Some(line) {
+            return see(line, &letter);
+        }
+        let mut whole = Vec::new();
+        letter.push_to(&mut whole);
+        see(whole.trim_ascii(), &letter)
+    })
 }
 
 /// Puts the records of a dead-letter file back into a new log beside it and takes them out of the
