@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base64;
+use crate::config;
 use crate::directory::Directory;
 use crate::error::{IoContext, Result};
 use crate::json::{fields, number, quoted, text};
@@ -20,6 +21,9 @@ use crate::name::{Extension, FileName};
 use crate::sys;
 
 const READING: &str = "read the dead-letter file";
+
+/// The longest dead letter is a record of any size, as base64, with all that is said of it.
+const LINE_LIMIT: u64 = (config::READ_LIMIT / 3 * 4 + (1 << 20)) as u64;
 
 /// One dead letter, as it stands in a `.deadletter` file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -230,7 +234,8 @@ impl DeadLetterFile {
     }
 }
 
-/// Hands every line of a file to `see`, until that says that it is enough.
+/// Hands every line of a file to `see`, until that says that it is enough. What is longer than a dead
+/// letter can be comes in pieces: no file of whatever origin costs more memory than that.
 pub(crate) fn read(
     file: &File,
     path: &Path,
@@ -240,7 +245,8 @@ pub(crate) fn read(
     let mut line = Vec::new();
     loop {
         line.clear();
-        reader.read_until(b'\n', &mut line).doing(READING, path)?;
+        let mut limited = (&mut reader).take(LINE_LIMIT);
+        limited.read_until(b'\n', &mut line).doing(READING, path)?;
         let content = line.trim_ascii();
         if line.is_empty() || !content.is_empty() && !see(content)? {
             return Ok(());

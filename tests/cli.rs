@@ -1194,6 +1194,26 @@ fn pythons_dead_letters_count_and_can_be_retried() {
 }
 
 #[test]
+fn a_dead_letter_file_without_line_breaks_costs_no_memory() {
+    let tool = Tool::new();
+    let dir = tool.root().join(PROJECT);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("0.deadletter");
+    let mut file = fs::File::create(&path).unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..400 {
+        file.write_all(&piece).unwrap();
+    }
+    for (args, status) in [("status", 1), ("dead retry", 1), ("dead discard", 0)] {
+        let ran = feed(tool.shell("ulimit -v 300000", args), b"");
+        assert_eq!(ran.status, status, "{args}: {}", ran.err);
+        // All of it is still there, except once it is discarded.
+        let left = fs::metadata(&path).map_or(0, |found| found.len());
+        assert_eq!(left >= 400 << 20, status == 1, "{args}: {left}");
+    }
+}
+
+#[test]
 fn watching_begins_before_there_is_a_root_and_ends_with_a_summary() {
     for name in ["TERM", "INT"] {
         let (tool, collector) = with_collector();
