@@ -266,8 +266,15 @@ fn a_key_or_a_url_that_cannot_be_used_is_refused_and_the_key_not_shown() {
         ("WF_TRACE_SERVER_URL", "ftp://h", "http"),
         ("WF_TRACE_SERVER_URL", "https://me:s3cret@h", "@"),
         ("WF_TRACE_SERVER_URL", "http://h:99999", "port"),
+        (
+            "WF_TRACE_SERVER_URL",
+            "http://h/s3cret-s3cret-s3cret/",
+            "holds the API key",
+        ),
     ] {
-        let tool = Tool::new().set(name, value);
+        let tool = Tool::new()
+            .set("WANDB_API_KEY", "s3cret-s3cret-s3cret")
+            .set(name, value);
         for args in [&["send"][..], &["append", "--project", PROJECT, "--send"]] {
             let ran = tool.run(args);
             assert_eq!(
