@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base64;
 use crate::config;
@@ -21,6 +22,11 @@ use crate::name::{Extension, FileName};
 use crate::sys;
 
 const READING: &str = "read the dead-letter file";
+
+/// It is locked for as long as it is written, but a process may be stopped over that. Then it is an
+/// error, as others are that pass: whoever waited tries again.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_TICK: Duration = Duration::from_millis(10);
 
 /// The longest dead letter is a record of any size, as base64, with all that is said of it.
 const LINE_LIMIT: u64 = (config::READ_LIMIT / 3 * 4 + (1 << 20)) as u64;
@@ -124,6 +130,7 @@ impl DeadLetterFile {
     /// Opens the file for appending, making it if need be.
     pub fn open(directory: &Directory, name: &FileName) -> Result<DeadLetterFile> {
         let path = directory.file(name, Extension::Deadletter);
+        let deadline = Instant::now() + LOCK_WAIT;
         let open = || loop {
             let opened = open_plain(
                 &path,
@@ -137,8 +144,12 @@ impl DeadLetterFile {
                 return Err(io::Error::other("there is something that is no plain file"));
             };
             // Without `flock`, two writers at one moment are the smaller evil.
-            if_supported(sys::flock(&file))?;
-            if still_names(&path, &file)? {
+            if !if_supported(sys::try_flock(&file))? {
+                if Instant::now() >= deadline {
+                    return Err(io::Error::other("another process has locked it"));
+                }
+                thread::sleep(LOCK_TICK);
+            } else if still_names(&path, &file)? {
                 return Ok(file);
             }
         };

@@ -1057,6 +1057,35 @@ fn a_dead_letter_above_a_limit_on_file_sizes_is_an_error_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_dead_letter_file_that_another_process_has_locked_is_an_error_and_tried_again() {
+    let (tool, collector) = with_collector();
+    tool.log(0..2);
+    let log = tool.log_file();
+    let damaged = "x\n".to_owned() + &fs::read_to_string(&log).unwrap();
+    fs::write(&log, damaged).unwrap();
+    let letters = log.with_extension("deadletter");
+    let hold = ["sh", "-c", "echo held; exec sleep 5"];
+    let args = [&["--no-fork", letters.to_str().unwrap()], &hold[..]].concat();
+    let Ok(mut holder) = tool.wrapped("flock", &args).spawn() else {
+        return skip("a lock needs flock, of util-linux");
+    };
+    let mut line = String::new();
+    reader(&mut holder).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    let ran = tool.run(&["dead", "discard"]);
+    assert_eq!(ran.status, 1);
+    let expected = "another process has locked it";
+    assert!(ran.err.contains(expected), "{}", ran.err);
+    // What was delivered while it could not be noted is not sent again.
+    let ran = tool.run(&["send"]);
+    let expected = "2 delivered, 0 pending, 0 rejected, 1 damaged, in 1 request\n";
+    assert_eq!(ran.out, expected, "{}", ran.err);
+    assert_each_start_once(&collector, 0..2);
+    assert_eq!(tool.run(&["dead"]).out.lines().count(), 1);
+    holder.wait().unwrap();
+}
+
+#[test]
 fn send_can_be_told_project_and_server() {
     let (tool, collector) = with_collector();
     let tool = tool.set("WF_TRACE_SERVER_URL", "http://127.0.0.1:1");
