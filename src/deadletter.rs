@@ -237,10 +237,15 @@ impl DeadLetterFile {
         }
         if any {
             fs::rename(&temporary, &self.path).doing("replace", &self.path)?;
-        } else {
-            fs::remove_file(&self.path).doing("remove", &self.path)?;
-            fs::remove_file(&temporary).doing("remove", &temporary)?;
+            return self.directory.sync();
         }
+        fs::remove_file(&temporary).doing("remove", &temporary)?;
+        self.remove()
+    }
+
+    /// Removes the file with all that is in it. That needs no room on the disk.
+    pub fn remove(&self) -> Result<()> {
+        fs::remove_file(&self.path).doing("remove", &self.path)?;
         self.directory.sync()
     }
 }
