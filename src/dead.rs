@@ -48,8 +48,9 @@ pub fn files(
     directory::files(root, project, Extension::Deadletter, unread)
 }
 
-/// Hands every dead letter of a file to `see`: its line as it stands there, without the newline,
-/// and what it means. `see` returns whether to go on. A file that is gone holds none.
+/// Hands every dead letter of a file to `see`: a line of JSON, without the newline, and what it means.
+/// It is the line as it stands there; a line that is damaged itself is put into the form of one that
+/// holds damaged bytes. `see` returns whether to go on. A file that is gone holds none.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read; whatever `see` returns.
@@ -57,7 +58,15 @@ pub fn read(path: &Path, see: &mut dyn FnMut(&[u8], &DeadLetter) -> Result<bool>
     let Some(file) = read_plain(path).doing("open the dead-letter file", path)? else {
         return Ok(());
     };
-    deadletter::read(&file, path, &mut |line| see(line, &DeadLetter::parse(line)))
+    deadletter::read(&file, path, &mut |line| {
+        let letter = DeadLetter::parse(line);
+        if letter.raw.as_deref() != Some(line) {
+            return see(line, &letter);
+        }
+        let mut whole = Vec::new();
+        letter.push_to(&mut whole);
+        see(whole.trim_ascii(), &letter)
+    })
 }
 
 /// Puts the records of a dead-letter file back into a new log beside it and takes them out of the
@@ -97,13 +106,13 @@ pub fn retry(path: &Path) -> Result<Retried> {
 /// # Errors
 /// [`Error::Io`] if the file cannot be read or removed.
 pub fn discard(path: &Path) -> Result<u64> {
-    let (_, mut file) = hold(path)?;
+    let (_, file) = hold(path)?;
     let mut letters = 0;
     file.for_each(&mut |_| {
         letters += 1;
         Ok(())
     })?;
-    file.keep(&|_| false)?;
+    file.remove()?;
     Ok(letters)
 }
 
@@ -262,7 +271,11 @@ mod tests {
     #[test]
     fn discarding_counts_what_it_removes() {
         let (_root, path) = planted(&[&letter(RECORD, "null"), "damaged", ""]);
+        // As where the disk has no room for another file.
+        let temporary = path.with_extension("deadletter.tmp");
+        fs::create_dir(&temporary).unwrap();
         assert_eq!(discard(&path).unwrap(), 2);
+        fs::remove_dir(&temporary).unwrap();
         assert!(!path.exists());
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
     }

@@ -9,9 +9,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base64;
+use crate::config;
 use crate::directory::Directory;
 use crate::error::{IoContext, Result};
 use crate::json::{fields, number, quoted, text};
@@ -20,6 +22,14 @@ use crate::name::{Extension, FileName};
 use crate::sys;
 
 const READING: &str = "read the dead-letter file";
+
+/// It is locked for as long as it is written, but a process may be stopped over that. Then it is an
+/// error, as others are that pass: whoever waited tries again.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_TICK: Duration = Duration::from_millis(10);
+
+/// The longest dead letter is a record of any size, as base64, with all that is said of it.
+const LINE_LIMIT: u64 = (config::READ_LIMIT / 3 * 4 + (1 << 20)) as u64;
 
 /// One dead letter, as it stands in a `.deadletter` file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -120,6 +130,7 @@ impl DeadLetterFile {
     /// Opens the file for appending, making it if need be.
     pub fn open(directory: &Directory, name: &FileName) -> Result<DeadLetterFile> {
         let path = directory.file(name, Extension::Deadletter);
+        let deadline = Instant::now() + LOCK_WAIT;
         let open = || loop {
             let opened = open_plain(
                 &path,
@@ -133,8 +144,12 @@ impl DeadLetterFile {
                 return Err(io::Error::other("there is something that is no plain file"));
             };
             // Without `flock`, two writers at one moment are the smaller evil.
-            if_supported(sys::flock(&file))?;
-            if still_names(&path, &file)? {
+            if !if_supported(sys::try_flock(&file))? {
+                if Instant::now() >= deadline {
+                    return Err(io::Error::other("another process has locked it"));
+                }
+                thread::sleep(LOCK_TICK);
+            } else if still_names(&path, &file)? {
                 return Ok(file);
             }
         };
@@ -222,15 +237,21 @@ impl DeadLetterFile {
         }
         if any {
             fs::rename(&temporary, &self.path).doing("replace", &self.path)?;
-        } else {
-            fs::remove_file(&self.path).doing("remove", &self.path)?;
-            fs::remove_file(&temporary).doing("remove", &temporary)?;
+            return self.directory.sync();
         }
+        fs::remove_file(&temporary).doing("remove", &temporary)?;
+        self.remove()
+    }
+
+    /// Removes the file with all that is in it. That needs no room on the disk.
+    pub fn remove(&self) -> Result<()> {
+        fs::remove_file(&self.path).doing("remove", &self.path)?;
         self.directory.sync()
     }
 }
 
-/// Hands every line of a file to `see`, until that says that it is enough.
+/// Hands every line of a file to `see`, until that says that it is enough. What is longer than a dead
+/// letter can be comes in pieces: no file of whatever origin costs more memory than that.
 pub(crate) fn read(
     file: &File,
     path: &Path,
@@ -240,7 +261,8 @@ pub(crate) fn read(
     let mut line = Vec::new();
     loop {
         line.clear();
-        reader.read_until(b'\n', &mut line).doing(READING, path)?;
+        let mut limited = (&mut reader).take(LINE_LIMIT);
+        limited.read_until(b'\n', &mut line).doing(READING, path)?;
         let content = line.trim_ascii();
         if line.is_empty() || !content.is_empty() && !see(content)? {
             return Ok(());

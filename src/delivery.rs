@@ -135,7 +135,7 @@ impl Delivery<'_> {
         Err(Stop::Pause {
             why: format!(
                 "the server refuses every record it is given, so the fault is not in the records \
-                 ({}); check that the URL is a Weave trace server",
+                 ({}); check that the URL is a Weave trace server; everything is kept",
                 self.last_refusal
             ),
             status: None,

@@ -146,7 +146,7 @@ impl fmt::Display for Error {
                     true => write!(f, "take {used} bytes of a disk budget of {budget}")?,
                     false => write!(
                         f,
-                        "leave {floor} bytes of the disk free, and {free} are; they take {used}"
+                        "must leave {floor} bytes of the disk free, and {free} are; they take {used}"
                     )?,
                 }
                 f.write_str("; deliver them (weave-wal send) or allow more")

@@ -85,6 +85,14 @@ impl Server {
     ) -> Result<Self, Error> {
         let key = api_key.map(checked).transpose()?;
         let place = ServerUrl::parse(url)?;
+        // A short one is a stand-in, for a server that asks for none.
+        if api_key.is_some_and(|key| key.len() >= 16 && place.text.contains(key)) {
+            return Err(Error::Config(
+                "the server URL cannot be used: it holds the API key, which would be in every \
+                 message; set it as in https://trace.wandb.ai"
+                    .to_owned(),
+            ));
+        }
         if place.https && !cfg!(any(feature = "https", feature = "https-native-tls")) {
             return Err(Error::Config(format!(
                 "the server URL {} needs TLS and this build has none: build with the feature \

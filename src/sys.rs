@@ -23,19 +23,9 @@ use crate::record::crc;
 /// `Ok(false)`: somebody else holds it. It belongs to the open file description and goes with its
 /// last descriptor, so that a forked child's `close` lets go of nothing.
 pub(crate) fn try_flock(file: &File) -> io::Result<bool> {
-    take_flock(file, libc::LOCK_EX | libc::LOCK_NB)
-}
-
-/// Waits for the exclusive `flock` of an open file, and has it then. For files that are only held
-/// for moments.
-pub(crate) fn flock(file: &File) -> io::Result<bool> {
-    take_flock(file, libc::LOCK_EX)
-}
-
-fn take_flock(file: &File, how: libc::c_int) -> io::Result<bool> {
     loop {
         // SAFETY: the descriptor is open for as long as `file` is borrowed.
-        if unsafe { libc::flock(file.as_raw_fd(), how) } == 0 {
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
             return Ok(true);
         }
         let error = io::Error::last_os_error();

@@ -222,6 +222,7 @@ fn wrong_use_says_on_stderr_what_to_do_and_exits_with_2() {
         (&["cat", "."], "--root ."),
         (&["cat", "--root", ".", "a.jsonl"], "--root"),
         (&["verify", "nowhere.jsonl"], "nowhere.jsonl"),
+        (&["verify", "/dev/zero"], "no plain file /dev/zero"),
         (&["dead", "lsit"], "did you mean list?"),
         (&["dead", "list", "retry"], "unexpected argument"),
     ] {
@@ -265,8 +266,15 @@ fn a_key_or_a_url_that_cannot_be_used_is_refused_and_the_key_not_shown() {
         ("WF_TRACE_SERVER_URL", "ftp://h", "http"),
         ("WF_TRACE_SERVER_URL", "https://me:s3cret@h", "@"),
         ("WF_TRACE_SERVER_URL", "http://h:99999", "port"),
+        (
+            "WF_TRACE_SERVER_URL",
+            "http://h/s3cret-s3cret-s3cret/",
+            "holds the API key",
+        ),
     ] {
-        let tool = Tool::new().set(name, value);
+        let tool = Tool::new()
+            .set("WANDB_API_KEY", "s3cret-s3cret-s3cret")
+            .set(name, value);
         for args in [&["send"][..], &["append", "--project", PROJECT, "--send"]] {
             let ran = tool.run(args);
             assert_eq!(
@@ -492,6 +500,17 @@ fn what_can_be_read_is_shown_beside_what_cannot() {
             assert_eq!(ran.err.matches(&name).count(), 1, "{args:?} {}", ran.err);
         }
     }
+    // A named file that cannot be read is not in the way of the next one.
+    fs::write(dir.join("copy.jsonl"), record(6)).unwrap();
+    set_mode(&dir.join("copy.jsonl"), 0o666);
+    let named = ["0_others.jsonl", "copy.jsonl"].map(|name| format!(".weave/wal/{PROJECT}/{name}"));
+    let ran = feed(
+        as_nobody(&tool, &["cat", &named[0], &named[1]]).unwrap(),
+        b"",
+    );
+    assert_eq!((ran.status, ran.out), (1, record(6)));
+    assert!(ran.err.contains(&named[0]), "{}", ran.err);
+    fs::remove_file(dir.join("copy.jsonl")).unwrap();
     // Who asks for one project is not told of others.
     for args in [["cat"], ["dead"]] {
         let args = [&args[..], &["--project", PROJECT]].concat();
@@ -520,6 +539,26 @@ fn the_demo_goes_through_no_proxy() {
         let ran = Tool::new().set(name, "http://127.0.0.1:9").run(&["demo"]);
         assert_eq!(ran.status, 0, "{name}: {ran:?}");
     }
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn a_demo_that_nobody_reads_is_played_to_its_end() {
+    let tool = Tool::new();
+    let mut child = tool.command(&["demo"]).spawn().unwrap();
+    drop((child.stdout.take(), child.stdin.take()));
+    let ran = ran(child);
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(ran.err.lines().last().unwrap().starts_with("done in "));
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn a_demo_without_a_place_for_it_says_where_there_is_none() {
+    let ran = Tool::new().set("TMPDIR", "/nowhere").run(&["demo"]);
+    assert_eq!(ran.status, 1);
+    let expected = "weave-wal: cannot create /nowhere/weave-wal-demo-";
+    assert!(ran.err.starts_with(expected), "{}", ran.err);
 }
 
 #[cfg(feature = "demo")]
@@ -565,6 +604,31 @@ fn on_a_terminal_there_is_a_progress_bar_and_no_colour() {
     // The bar clears its line; nothing else is drawn.
     let rest = seen[0].replace("\r\u{1b}[K", "");
     assert!(!rest.contains('\u{1b}'), "{rest:?}");
+}
+
+#[test]
+fn a_name_on_the_disk_neither_draws_on_the_terminal_nor_begins_a_line() {
+    let (tool, _collector) = with_collector();
+    let dir = tool.root().join("e\u{1b}[2J\nweave-wal: all is well/app");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("a.jsonl"), "damaged\n").unwrap();
+    std::os::unix::fs::symlink("/", dir.join("li\u{9b}31mnk")).unwrap();
+    let named = dir.join("missing");
+    for args in [
+        &["status"][..],
+        &["cat"],
+        &["verify"],
+        &["send"],
+        &["cat", named.to_str().unwrap()],
+        &["status", "--root", named.to_str().unwrap()],
+    ] {
+        let ran = tool.run(args);
+        let said = ran.out + &ran.err;
+        assert!(said.contains("\\u{1b}[2J\\nweave-wal"), "{args:?}: {said}");
+        let foul = said.chars().any(|c| c.is_control() && c != '\n');
+        assert!(!foul, "{args:?}: {said:?}");
+        assert!(!said.contains("\nweave-wal: all"), "{args:?}: {said}");
+    }
 }
 
 #[test]
@@ -993,6 +1057,35 @@ fn a_dead_letter_above_a_limit_on_file_sizes_is_an_error_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_dead_letter_file_that_another_process_has_locked_is_an_error_and_tried_again() {
+    let (tool, collector) = with_collector();
+    tool.log(0..2);
+    let log = tool.log_file();
+    let damaged = "x\n".to_owned() + &fs::read_to_string(&log).unwrap();
+    fs::write(&log, damaged).unwrap();
+    let letters = log.with_extension("deadletter");
+    let hold = ["sh", "-c", "echo held; exec sleep 5"];
+    let args = [&["--no-fork", letters.to_str().unwrap()], &hold[..]].concat();
+    let Ok(mut holder) = tool.wrapped("flock", &args).spawn() else {
+        return skip("a lock needs flock, of util-linux");
+    };
+    let mut line = String::new();
+    reader(&mut holder).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    let ran = tool.run(&["dead", "discard"]);
+    assert_eq!(ran.status, 1);
+    let expected = "another process has locked it";
+    assert!(ran.err.contains(expected), "{}", ran.err);
+    // What was delivered while it could not be noted is not sent again.
+    let ran = tool.run(&["send"]);
+    let expected = "2 delivered, 0 pending, 0 rejected, 1 damaged, in 1 request\n";
+    assert_eq!(ran.out, expected, "{}", ran.err);
+    assert_each_start_once(&collector, 0..2);
+    assert_eq!(tool.run(&["dead"]).out.lines().count(), 1);
+    holder.wait().unwrap();
+}
+
+#[test]
 fn send_can_be_told_project_and_server() {
     let (tool, collector) = with_collector();
     let tool = tool.set("WF_TRACE_SERVER_URL", "http://127.0.0.1:1");
@@ -1043,7 +1136,14 @@ fn a_wrong_key_is_told_and_nothing_is_lost() {
         summary["paused"].as_str().unwrap().contains("401"),
         "{summary}"
     );
-    assert!(ran.err.contains("paused"), "{}", ran.err);
+    // Once, and not again as what is left: it is in the summary.
+    assert_eq!(
+        ran.err.matches("everything is kept").count(),
+        1,
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.starts_with("paused: "), "{}", ran.err);
     assert!(!(ran.err + &ran.out).contains("wrong-key"));
     assert_eq!(tool.run(&["status"]).status, 1);
 
@@ -1118,10 +1218,13 @@ fn pythons_dead_letters_count_and_can_be_retried() {
     let python = format!("{{\"type\": \"call_start\", \"req\": {}}}", start(1));
     fs::write(&path, format!("{python}\n{{\"type\": \"torn")).unwrap();
     let ran = tool.run(&["dead"]);
-    assert_eq!(
-        (ran.status, ran.out),
-        (1, fs::read_to_string(&path).unwrap() + "\n")
-    );
+    assert_eq!(ran.status, 1);
+    let (whole, damaged) = ran.out.split_once('\n').unwrap();
+    assert_eq!(whole, python);
+    // Every line that is printed is JSON.
+    let letter: Value = serde_json::from_str(damaged).unwrap();
+    assert_eq!(letter["raw_base64"], "eyJ0eXBlIjogInRvcm4=");
+    assert_eq!(letter["record"], Value::Null);
     let ran = tool.run(&["status", "--json"]);
     assert!(ran.out.contains("\"dead_records\":2,"), "{}", ran.out);
     assert_eq!(
@@ -1131,6 +1234,26 @@ fn pythons_dead_letters_count_and_can_be_retried() {
     assert_eq!(tool.run(&["send"]).status, 0);
     assert_each_start_once(&collector, 1..2);
     assert_eq!(fs::read_to_string(&path).unwrap(), "{\"type\": \"torn\n");
+}
+
+#[test]
+fn a_dead_letter_file_without_line_breaks_costs_no_memory() {
+    let tool = Tool::new();
+    let dir = tool.root().join(PROJECT);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("0.deadletter");
+    let mut file = fs::File::create(&path).unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..400 {
+        file.write_all(&piece).unwrap();
+    }
+    for (args, status) in [("status", 1), ("dead retry", 1), ("dead discard", 0)] {
+        let ran = feed(tool.shell("ulimit -v 300000", args), b"");
+        assert_eq!(ran.status, status, "{args}: {}", ran.err);
+        // All of it is still there, except once it is discarded.
+        let left = fs::metadata(&path).map_or(0, |found| found.len());
+        assert_eq!(left >= 400 << 20, status == 1, "{args}: {left}");
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! `weave-wal cat`: the records of the logs, one a line.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use weave_wal::inspect::{self, From, Item};
 
 use super::args::{Args, Known};
-use super::output::{Output, count, say};
+use super::output::{Output, count, plain, say};
 use super::{Command, Status, Trouble, Unread, note_if_absent, root, root_exists};
 
 pub(super) const COMMAND: Command = Command {
@@ -51,7 +52,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
                 _ => {}
             }
             out.is_open()
-        })?;
+        });
     }
     out.finish()?;
     Ok(Status::well_if(!damaged && unread.is_none()))
@@ -94,26 +95,24 @@ impl Log {
                 path.display()
             )));
         }
+        match path.symlink_metadata() {
+            Ok(found) if found.is_file() => {}
+            // Why it cannot be read is said where that is tried.
+            Err(error) if error.kind() != ErrorKind::NotFound => {}
+            _ => {
+                let why = format!("there is no plain file {}", path.display());
+                return Err(Trouble::Unusable(why));
+            }
+        }
         Ok(Log { path, found: false })
     }
 
-    /// Hands everything in the file to `see`, until that says that it is enough. One that was not
-    /// named and cannot be read is in the way of no other.
-    pub(super) fn read(
-        &self,
-        from: From,
-        unread: &mut Unread,
-        see: &mut dyn FnMut(Item) -> bool,
-    ) -> Result<(), Trouble> {
-        let read = inspect::read(&self.path, from, &mut |item| Ok(see(item)));
-        match read {
-            Err(error) if self.found => {
-                if self.path.exists() {
-                    unread.note(error);
-                }
-                Ok(())
-            }
-            read => Ok(read?),
+    /// Hands everything in the file to `see`, until that says that it is enough. One that cannot be
+    /// read is in the way of no other.
+    pub(super) fn read(&self, from: From, unread: &mut Unread, see: &mut dyn FnMut(Item) -> bool) {
+        match inspect::read(&self.path, from, &mut |item| Ok(see(item))) {
+            Err(error) if !self.found || self.path.exists() => unread.note(error),
+            _ => {}
         }
     }
 
@@ -127,10 +126,10 @@ impl Log {
         else {
             return None;
         };
-        Some(format!(
+        Some(plain(&format!(
             "{}: offset {offset}: {fault} ({})",
             self.path.display(),
             count(*bytes, "byte")
-        ))
+        )))
     }
 }

@@ -2,9 +2,8 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use weave_wal::{Client, Event, inspect, tool};
 
 use super::args::{Args, Known};
+use super::output::{Output, say};
 use super::{Command, Status, Trouble};
 
 // The tests use the rest of it.
@@ -64,10 +64,11 @@ Options:",
 pub(super) const WRITER: &str = "demo-writer";
 
 fn run(_: &Args) -> Result<Status, Trouble> {
-    match play() {
-        Ok(well) => Ok(Status::well_if(well)),
-        Err(error) => Err(Trouble::Failed(error.to_string())),
-    }
+    let (table, well) = play().map_err(|error| Trouble::Failed(error.to_string()))?;
+    let mut out = Output::stdout();
+    out.write(&table);
+    out.finish()?;
+    Ok(Status::well_if(well))
 }
 
 /// Writes below a root, numbered so that its records are told from others', until it is killed.
@@ -83,8 +84,8 @@ pub(super) fn write(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Plays every scene, each with a directory and a server of its own.
-fn play() -> Outcome<bool> {
+/// Plays every scene, each with a directory and a server of its own: the table, and is all well?
+fn play() -> Outcome<(Vec<u8>, bool)> {
     let began = Instant::now();
     // Between two scenes nobody writes to the directory, so that it can be removed for good.
     let interrupted = tool::on_terminate();
@@ -104,12 +105,9 @@ fn play() -> Outcome<bool> {
     }
     let tenths = began.elapsed().as_millis() / 100;
     say(format_args!("done in {}.{} s", tenths / 10, tenths % 10));
-    Ok(table::print(&rows, &mut io::stdout().lock())?)
-}
-
-/// A line on standard error; if nobody reads it, the show goes on.
-fn say(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let mut table = Vec::new();
+    let well = table::print(&rows, &mut table)?;
+    Ok((table, well))
 }
 
 fn writers_killed(stage: &Stage) -> Outcome<Story> {

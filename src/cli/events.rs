@@ -54,7 +54,7 @@ fn describe(event: &Event) -> Option<(String, String)> {
             )
         }
         Event::Paused { why } => {
-            let line = format!("paused, everything is kept: {why}");
+            let line = format!("paused: {why}");
             (line.clone(), line)
         }
         Event::Resumed => (

@@ -46,8 +46,8 @@ pub(super) fn overview() -> String {
     }
     text.push_str("  help     Explains a command, as <command> --help does\n\n");
     text.push_str(
-        "Example: log one record, look at it, deliver it\n  \
-         echo '{\"type\":\"call_start\",\"req\":{\"start\":{…}}}' | weave-wal append --project my-team/my-app\n  \
+        "Example: log records, one JSON object a line, look at them, deliver them\n  \
+         weave-wal append --project my-team/my-app < records.jsonl\n  \
          weave-wal status\n  \
          weave-wal send\n\n",
     );

@@ -112,7 +112,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let name = args.next().map(|name| name.to_string_lossy().into_owned());
     let ended = match name.as_deref() {
         None => {
-            say(help::overview().trim_end());
+            help::overview().lines().for_each(say);
             return ExitCode::from(2);
         }
         Some("-h" | "--help" | "help") => help::run(args),
@@ -168,10 +168,14 @@ fn ended(ended: Result<Status, Trouble>, command: Option<&Command>) -> ExitCode 
         }
         Err(Trouble::Wrong(why)) => {
             match command {
-                Some(Command { name, .. }) => say(format_args!(
-                    "weave-wal {name}: {why}\nSee weave-wal {name} --help"
-                )),
-                None => say(format_args!("weave-wal: {why}\nSee weave-wal --help")),
+                Some(Command { name, .. }) => {
+                    say(format_args!("weave-wal {name}: {why}"));
+                    say(format_args!("See weave-wal {name} --help"));
+                }
+                None => {
+                    say(format_args!("weave-wal: {why}"));
+                    say("See weave-wal --help");
+                }
             }
             ExitCode::from(2)
         }

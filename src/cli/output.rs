@@ -78,9 +78,10 @@ impl<W: Write> Drop for Output<W> {
     }
 }
 
-/// A line on standard error. If nobody reads it, the work goes on.
+/// A line on standard error, whatever names are in it. If nobody reads it, the work goes on.
 pub(super) fn say(line: impl fmt::Display) {
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+    let line = plain(&line.to_string()) + "\n";
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// As in "1 record", "2 records".
@@ -126,13 +127,13 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// A name that somebody else chose, without what would move the cursor or begin a line.
-pub(super) fn plain(name: &str) -> String {
+/// Text with a name that somebody else chose, without what would move the cursor or begin a line.
+pub(super) fn plain(text: &str) -> String {
     let escape = |c: char| match c.is_control() {
         true => c.escape_debug().to_string(),
         false => c.to_string(),
     };
-    name.chars().map(escape).collect()
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]

@@ -73,9 +73,10 @@ fn run(args: &Args) -> Result<Status, Trouble> {
         true => out.line(json(&summary)),
         false => out.line(text(&summary)),
     }
-    // Of what could not be read it is said below.
+    // Of what could not be read it is said below, why it is paused was said above.
     let is_left = summary.pending > 0 || (summary.pending_bytes > 0 && summary.unread.is_none());
-    if let Some(why) = summary.last_error.as_ref().filter(|_| is_left) {
+    let is_news = |why: &&String| is_left && summary.paused.as_ref() != Some(*why);
+    if let Some(why) = summary.last_error.as_ref().filter(is_news) {
         say(format_args!("not delivered, kept in the logs: {why}"));
     }
     out.finish()?;

@@ -42,7 +42,7 @@ fn run(args: &Args) -> Result<Status, Trouble> {
                 }
             }
             out.is_open()
-        })?;
+        });
     }
     out.finish()?;
     say(format_args!(

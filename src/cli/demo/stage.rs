@@ -14,6 +14,7 @@ use weave_wal::{Client, Config, Event, Sender, Summary, Until};
 
 use super::Outcome;
 use super::collector::Collector;
+use super::say;
 use super::writer::{ENTITY, PROJECT, Sample};
 
 /// What must happen is waited for this long; on a healthy machine it takes a fraction of it.
@@ -126,7 +127,10 @@ impl TemporaryDirectory {
         // The standard library's only source of randomness.
         let random = RandomState::new().build_hasher().finish();
         let path = std::env::temp_dir().join(format!("weave-wal-demo-{random:016x}"));
-        DirBuilder::new().mode(0o700).create(&path)?;
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| {
+            io::Error::other(format!("cannot create {}: {error}", path.display()))
+        })?;
         Ok(TemporaryDirectory(path))
     }
 
@@ -138,10 +142,10 @@ impl TemporaryDirectory {
 impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!(
-                "weave-wal demo: cannot remove {}: {error}",
-                self.0.display()
-            );
+            let path = self.0.display();
+            say(format_args!(
+                "weave-wal demo: cannot remove {path}: {error}"
+            ));
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Counts what became of the acknowledged records, and prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde_json::value::RawValue;
+use weave_wal::dead;
 
 use super::collector::Received;
 use super::writer::{self, Sample};
@@ -45,7 +44,7 @@ impl Row {
         story: Story,
         received: &[Received],
         root: &Path,
-    ) -> io::Result<Row> {
+    ) -> weave_wal::Result<Row> {
         let mut arrived: BTreeMap<String, Vec<&Received>> = BTreeMap::new();
         for record in received {
             let key = writer::key(&record.kind, &record.req)
@@ -109,29 +108,20 @@ impl Row {
     }
 }
 
-/// How many dead letters there are below a directory, and the keys of the records in them.
-fn dead_letters(directory: &Path) -> io::Result<(usize, BTreeSet<String>)> {
+/// How many dead letters there are below a root, and the keys of the records in them.
+fn dead_letters(root: &Path) -> weave_wal::Result<(usize, BTreeSet<String>)> {
     let (mut letters, mut keys) = (0, BTreeSet::new());
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            let (more, below) = dead_letters(&path)?;
-            letters += more;
-            keys.extend(below);
-        } else if path.extension().is_some_and(|end| end == "deadletter") {
-            let text = fs::read_to_string(&path)?;
-            letters += text.lines().count();
-            keys.extend(text.lines().filter_map(record_key));
-        }
+    for path in dead::files(root, None, &mut |_| ())? {
+        dead::read(&path, &mut |_, letter| {
+            letters += 1;
+            let record = letter.record.as_deref().unwrap_or_default();
+            // Damaged bytes have none.
+            let record = weave_wal::parse(record.as_bytes()).ok();
+            keys.extend(record.and_then(|record| writer::key(record.kind.as_str(), record.req)));
+            Ok(true)
+        })?;
     }
     Ok((letters, keys))
-}
-
-/// The key of the record in a dead letter; damaged bytes have none.
-fn record_key(letter: &str) -> Option<String> {
-    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(letter).ok()?;
-    let record = weave_wal::parse(fields.get("record")?.get().as_bytes()).ok()?;
-    writer::key(record.kind.as_str(), record.req)
 }
 
 /// Prints the table, what happened in each scene, and the verdict. `true`: all is well.
