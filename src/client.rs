@@ -220,6 +220,8 @@ impl Client {
             };
         }
         let until = Instant::now() + deadline.min(LONGEST);
+        // The thread may come to it only after the deadline.
+        self.inner.log.refuse();
         let left = || until.saturating_duration_since(Instant::now());
         // Whatever the thread is at, what is only buffered is in the file from here on.
         if self.inner.log.is_buffering() {

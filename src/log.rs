@@ -20,7 +20,7 @@ mod recover;
 mod rounds;
 mod state;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub(crate) struct Log {
     /// Something was synced, delivered or has failed: whoever waits looks again.
     changed: Condvar,
     rounds: Rounds,
+    /// No more lines are taken. Not behind the mutex, which is held while a write hangs.
+    refuses: AtomicBool,
     /// Records and bytes accepted, as in the state: for those who must not wait for its mutex,
     /// which is held while a write hangs.
     accepted_records: AtomicU64,
@@ -105,6 +107,7 @@ impl Log {
             }),
             changed: Condvar::new(),
             rounds: Rounds::default(),
+            refuses: AtomicBool::new(false),
             accepted_records: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
@@ -314,9 +317,15 @@ impl Log {
         }
     }
 
+    /// Takes no more lines from here on; never waits.
+    pub fn refuse(&self) {
+        self.refuses.store(true, Ordering::Release);
+    }
+
     /// Takes no more lines; what was accepted is synced and the writer lock let go. If that fails,
     /// the file stays open until the thread's timer has succeeded.
     pub fn close(&self) -> Result<()> {
+        self.refuse();
         self.lock().closed = true;
         let mut synced = self.sync();
         let mut state = self.when_quiet(self.lock());
@@ -435,7 +444,7 @@ impl Log {
         let mut state = self.lock();
         let mut since = None;
         loop {
-            if state.closed {
+            if self.refuses.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
             if let Some(error) = state.failure.clone() {

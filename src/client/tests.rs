@@ -167,3 +167,15 @@ fn what_a_caller_has_synced_is_sent_without_waiting_for_the_timer() {
 fn end(n: u64) -> serde_json::Value {
     json!({"end": {"project_id": "team/app", "id": format!("{n:016x}"), "ended_at": "2026-01-01T12:00:00Z"}})
 }
+
+#[test]
+fn when_finish_has_returned_nothing_is_accepted_whatever_the_thread_is_at() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        let client = client(dir.path());
+        append(&client);
+        client.finish(Duration::ZERO);
+        let late = client.append(Kind::CallEnd, &json!({"end": {}}));
+        assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+    }
+}

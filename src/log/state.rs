@@ -52,6 +52,7 @@ pub(super) struct State {
     /// When the oldest line that is not synced was accepted.
     pub oldest: Option<Instant>,
     pub failure: Option<Error>,
+    /// No more lines come: who was about to append is done.
     pub closed: bool,
     pub thread: Thread,
     /// What was accepted when the thread last looked.
