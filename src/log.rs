@@ -280,7 +280,8 @@ impl Log {
         };
         let due = oldest + self.limits.sync_interval;
         // An error stays with the lines: whoever appends or syncs next meets it and reports it.
-        let is_due = now >= due;
+        // Nor does anybody wait for a timer that is far away if storage has failed, or at the end.
+        let is_due = now >= due || state.failure.is_some() || state.closed;
         if (is_due || self.is_much_to_sync(&state)) && !state.sync_running {
             // While the disk is busy with what is written, who appends writes more.
             let goal = if is_due { state.accepted } else { 0 };

@@ -681,3 +681,32 @@ fn a_file_that_was_given_up_during_its_last_sync_is_let_go_when_the_log_is_close
         log.forget(&file.name);
     }
 }
+
+#[test]
+fn however_far_the_timer_is_storage_that_works_again_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open_counting(dir.path(), LIMITS);
+    append(&log, 1).unwrap();
+    // The sync, and the new file.
+    faults::plan(&[fails(), fails()]);
+    assert!(matches!(log.sync(), Err(Error::Degraded(_))));
+    log.keep_time();
+    assert_eq!(files(dir.path()), [vec![], vec![1]]);
+    assert_eq!(log.synced(), log.accepted().1);
+}
+
+#[test]
+fn however_far_the_timer_is_a_closed_log_is_done_as_soon_as_the_disk_has_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        durability: Durability::Buffered,
+        ..LIMITS
+    };
+    let (log, _) = open_counting(dir.path(), limits);
+    append(&log, 1).unwrap();
+    faults::plan(&[faults::no_space(0), WORKS]);
+    assert!(log.close().unwrap_err().is_no_space());
+    log.keep_time();
+    assert_eq!(files(dir.path()), [[1]]);
+    assert!(log.oldest_file().unwrap().sealed);
+}
