@@ -471,11 +471,6 @@ impl Log {
                 state = self.lead_sync(state, goal)?;
                 continue;
             }
-            let waited = since.get_or_insert_with(Instant::now).elapsed();
-            let Some(left) = self.limits.queue_wait.checked_sub(waited) else {
-                let cause = state.failure.clone().map(Into::into);
-                return Err(Error::QueueFull { waited, cause });
-            };
             if self.directory.is_none() && state.synced < state.accepted {
                 // Let the thread have what is here before its timer.
                 self.mark_synced(&mut state);
@@ -484,6 +479,11 @@ impl Log {
                 state = self.lock();
                 continue;
             }
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            let Some(left) = self.limits.queue_wait.checked_sub(waited) else {
+                let cause = state.failure.clone().map(Into::into);
+                return Err(Error::QueueFull { waited, cause });
+            };
             state.waiters += 1;
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;

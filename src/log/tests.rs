@@ -710,3 +710,15 @@ fn however_far_the_timer_is_a_closed_log_is_done_as_soon_as_the_disk_has_room() 
     assert_eq!(files(dir.path()), [[1]]);
     assert!(log.oldest_file().unwrap().sealed);
 }
+
+#[test]
+fn a_full_queue_in_memory_is_handed_to_the_thread_also_if_nobody_waits_for_that() {
+    let limits = Limits {
+        queue_records: 1,
+        ..LIMITS
+    };
+    let log = Log::open(None, limits, Box::new(|| ())).unwrap();
+    append(&log, 1).unwrap();
+    assert!(matches!(append(&log, 2), Err(Error::QueueFull { .. })));
+    assert_eq!(log.synced(), log.accepted().1);
+}
