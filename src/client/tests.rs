@@ -179,3 +179,27 @@ fn when_finish_has_returned_nothing_is_accepted_whatever_the_thread_is_at() {
         assert!(matches!(late, Err(Error::Closed)), "{late:?}");
     }
 }
+
+#[test]
+fn no_option_is_too_large_for_the_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = crate::collector::Collector::start().unwrap();
+    let refuses = crate::collector::Mode::Status(422, "no".to_owned(), Vec::new());
+    collector.set_mode(refuses);
+    let year = Duration::from_secs(365 * 86_400);
+    let config = Config::new("team", "app").root(dir.path());
+    let config = config.server(collector.url()).batch_bytes(1 << 10);
+    let config = config.segment_bytes(u64::MAX).record_limit(usize::MAX);
+    let config = config.queue_records(usize::MAX).queue_bytes(usize::MAX);
+    let config = config.batch_records(usize::MAX).disk_budget(u64::MAX);
+    let config = config.queue_wait(year).sync_interval(year);
+    let client = Client::open(config.request_timeout(year)).unwrap();
+    for n in 0..100 {
+        client.append(Kind::CallEnd, &end(n)).unwrap();
+    }
+    // What is refused is looked at together with what comes behind it.
+    client.flush(Duration::from_millis(500)).unwrap();
+    collector.set_mode(crate::collector::Mode::Accept);
+    let flushed = client.flush(Duration::from_secs(60)).unwrap();
+    assert_eq!(flushed.pending, 0, "{flushed:?}");
+}
