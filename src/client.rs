@@ -225,7 +225,7 @@ impl Client {
         let left = || until.saturating_duration_since(Instant::now());
         // Whatever the thread is at, what is only buffered is in the file from here on.
         if self.inner.log.is_buffering() {
-            self.inner.within(left(), Log::write_if_free);
+            self.inner.within(left(), Log::write);
         }
         let asked = self.ask(left(), Message::Finish);
         asked.unwrap_or_else(|stopped| {

@@ -240,14 +240,11 @@ impl Log {
         self.directory.is_some() && self.limits.durability == Durability::Buffered
     }
 
-    /// Writes what is only buffered, unless a write is on already. Whoever syncs meets the error.
-    pub fn write_if_free(&self) {
-        if let Ok(state) = self.state.try_lock() {
-            if !state.write_running {
-                let goal = state.accepted;
-                let _ = self.write_out(state, goal);
-            }
-        }
+    /// Writes what is only buffered. Whoever syncs meets the error.
+    pub fn write(&self) {
+        let state = self.lock();
+        let goal = state.accepted;
+        let _ = self.write_out(state, goal);
     }
 
     /// Syncs everything accepted so far.

@@ -378,7 +378,7 @@ fn every_line_is_in_the_files_once_and_in_its_order_whoever_writes_it() {
                     match (thread + n * 7) % 16 {
                         0 => log.sync_to(position).unwrap(),
                         1 => drop(log.keep_time()),
-                        2 => log.write_if_free(),
+                        2 => log.write(),
                         _ => {}
                     }
                 }
@@ -420,7 +420,7 @@ fn a_sync_of_what_is_written_leaves_the_rest_to_the_next_one() {
         for n in 0..14 {
             append(&log, n).unwrap();
         }
-        log.write_if_free();
+        log.write();
         let written = log.accepted().1;
         append(&log, 14).unwrap();
         faults::plan(&[storage]);
@@ -721,4 +721,24 @@ fn a_full_queue_in_memory_is_handed_to_the_thread_also_if_nobody_waits_for_that(
     append(&log, 1).unwrap();
     assert!(matches!(append(&log, 2), Err(Error::QueueFull { .. })));
     assert_eq!(log.synced(), log.accepted().1);
+}
+
+#[test]
+fn what_is_buffered_is_written_also_if_somebody_looks_at_the_log_just_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_with_one_delivered(dir.path());
+    append(&log, 1).unwrap();
+    std::thread::scope(|scope| {
+        let (held, holds) = std::sync::mpsc::channel();
+        let log = &log;
+        scope.spawn(move || {
+            let state = log.hang();
+            held.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            drop(state);
+        });
+        holds.recv().unwrap();
+        log.write();
+    });
+    assert_eq!(files(dir.path()), [[0, 1]]);
 }
