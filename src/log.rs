@@ -183,7 +183,7 @@ impl Log {
 
     /// So much that its sync is not left to the timer.
     fn is_much_to_sync(&self, state: &State) -> bool {
-        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 2);
+        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 2).max(1);
         self.directory.is_some() && !state.sync_running && state.written - state.synced >= much
     }
 

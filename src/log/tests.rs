@@ -742,3 +742,17 @@ fn what_is_buffered_is_written_also_if_somebody_looks_at_the_log_just_then() {
     });
     assert_eq!(files(dir.path()), [[0, 1]]);
 }
+
+#[test]
+fn in_the_smallest_queue_what_is_buffered_is_written_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        durability: Durability::Buffered,
+        queue_bytes: 1,
+        ..LIMITS
+    };
+    let (log, _) = open_counting(dir.path(), limits);
+    append(&log, 1).unwrap();
+    log.keep_time();
+    assert_eq!(files(dir.path()), [[1]]);
+}
