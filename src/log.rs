@@ -235,6 +235,16 @@ impl Log {
         Ok(())
     }
 
+    /// The same, for the thread: what cannot be synced now is tried again soon.
+    pub fn sync_soon(&self, position: u64) -> Result<()> {
+        let synced = self.sync_to(position);
+        if synced.is_err() {
+            let mut state = self.lock();
+            state.awaited = state.awaited.max(position);
+        }
+        synced
+    }
+
     /// May lines be in the buffer only?
     pub fn is_buffering(&self) -> bool {
         self.directory.is_some() && self.limits.durability == Durability::Buffered
@@ -277,8 +287,9 @@ impl Log {
         };
         let due = oldest + self.limits.sync_interval;
         // An error stays with the lines: whoever appends or syncs next meets it and reports it.
-        // Nor does anybody wait for a timer that is far away if storage has failed, or at the end.
-        let is_due = now >= due || state.failure.is_some() || state.closed;
+        // Who waits does not wait for a timer that is far away, nor does storage that has failed.
+        let is_awaited = state.synced < state.awaited;
+        let is_due = now >= due || state.failure.is_some() || is_awaited;
         if (is_due || self.is_much_to_sync(&state)) && !state.sync_running {
             // While the disk is busy with what is written, who appends writes more.
             let goal = if is_due { state.accepted } else { 0 };
@@ -324,8 +335,11 @@ impl Log {
     /// the file stays open until the thread's timer has succeeded.
     pub fn close(&self) -> Result<()> {
         self.refuse();
-        self.lock().closed = true;
-        let mut synced = self.sync();
+        let mut state = self.lock();
+        state.closed = true;
+        let position = state.accepted;
+        drop(state);
+        let mut synced = self.sync_soon(position);
         let mut state = self.when_quiet(self.lock());
         let gone = state.current.as_ref().filter(|current| current.is_gone());
         if let Some(gone) = gone.map(Segment::gone) {

@@ -696,19 +696,22 @@ fn however_far_the_timer_is_storage_that_works_again_is_found_out() {
 }
 
 #[test]
-fn however_far_the_timer_is_a_closed_log_is_done_as_soon_as_the_disk_has_room() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        durability: Durability::Buffered,
-        ..LIMITS
-    };
-    let (log, _) = open_counting(dir.path(), limits);
-    append(&log, 1).unwrap();
-    faults::plan(&[faults::no_space(0), WORKS]);
-    assert!(log.close().unwrap_err().is_no_space());
-    log.keep_time();
-    assert_eq!(files(dir.path()), [[1]]);
-    assert!(log.oldest_file().unwrap().sealed);
+fn however_far_the_timer_is_who_waits_is_served_as_soon_as_the_disk_has_room() {
+    let waits: [fn(&Log) -> Result<()>; 2] = [|log| log.sync_soon(log.accepted().1), Log::close];
+    for wait in waits {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            durability: Durability::Buffered,
+            ..LIMITS
+        };
+        let (log, _) = open_counting(dir.path(), limits);
+        append(&log, 1).unwrap();
+        faults::plan(&[faults::no_space(0), WORKS]);
+        assert!(wait(&log).unwrap_err().is_no_space());
+        log.keep_time();
+        assert_eq!(files(dir.path()), [[1]]);
+        assert_eq!(log.synced(), log.accepted().1);
+    }
 }
 
 #[test]
