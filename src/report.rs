@@ -144,7 +144,8 @@ pub enum Event {
         /// Bytes in it that were not delivered.
         bytes: u64,
     },
-    /// Storage fails: see [`Error::Degraded`](crate::Error::Degraded).
+    /// Storage fails (see [`Error::Degraded`](crate::Error::Degraded)), or another process delivers a
+    /// log of this client. All is kept, and tried again.
     Degraded {
         /// What fails.
         error: String,
