@@ -220,10 +220,12 @@ impl Client {
             };
         }
         let until = Instant::now() + deadline.min(LONGEST);
+        // The thread may come to it only after the deadline.
+        self.inner.log.refuse();
         let left = || until.saturating_duration_since(Instant::now());
         // Whatever the thread is at, what is only buffered is in the file from here on.
         if self.inner.log.is_buffering() {
-            self.inner.within(left(), Log::write_if_free);
+            self.inner.within(left(), Log::write);
         }
         let asked = self.ask(left(), Message::Finish);
         asked.unwrap_or_else(|stopped| {

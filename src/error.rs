@@ -141,10 +141,11 @@ impl fmt::Display for Error {
                 floor,
             } => {
                 write!(f, "record not accepted: the logs below {} ", root.display())?;
-                let is_free = free.saturating_sub(*floor) > 0 || *floor == 0;
-                match is_free {
-                    true => write!(f, "take {used} bytes of a disk budget of {budget}")?,
-                    false => write!(
+                // Whatever it was that did not fit, it fits where there is less room the least.
+                let in_budget = budget.saturating_sub(*used);
+                match *floor > 0 && free.saturating_sub(*floor) < in_budget {
+                    false => write!(f, "take {used} bytes of a disk budget of {budget}")?,
+                    true => write!(
                         f,
                         "must leave {floor} bytes of the disk free, and {free} are; they take {used}"
                     )?,

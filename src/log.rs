@@ -20,7 +20,7 @@ mod recover;
 mod rounds;
 mod state;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,8 @@ pub(crate) struct Log {
     /// Something was synced, delivered or has failed: whoever waits looks again.
     changed: Condvar,
     rounds: Rounds,
+    /// No more lines are taken. Not behind the mutex, which is held while a write hangs.
+    refuses: AtomicBool,
     /// Records and bytes accepted, as in the state: for those who must not wait for its mutex,
     /// which is held while a write hangs.
     accepted_records: AtomicU64,
@@ -105,6 +107,7 @@ impl Log {
             }),
             changed: Condvar::new(),
             rounds: Rounds::default(),
+            refuses: AtomicBool::new(false),
             accepted_records: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
@@ -180,7 +183,7 @@ impl Log {
 
     /// So much that its sync is not left to the timer.
     fn is_much_to_sync(&self, state: &State) -> bool {
-        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 2);
+        let much = SYNC_PIECE.min(self.limits.queue_bytes as u64 / 2).max(1);
         self.directory.is_some() && !state.sync_running && state.written - state.synced >= much
     }
 
@@ -232,19 +235,26 @@ impl Log {
         Ok(())
     }
 
+    /// The same, for the thread: what cannot be synced now is tried again soon.
+    pub fn sync_soon(&self, position: u64) -> Result<()> {
+        let synced = self.sync_to(position);
+        if synced.is_err() {
+            let mut state = self.lock();
+            state.awaited = state.awaited.max(position);
+        }
+        synced
+    }
+
     /// May lines be in the buffer only?
     pub fn is_buffering(&self) -> bool {
         self.directory.is_some() && self.limits.durability == Durability::Buffered
     }
 
-    /// Writes what is only buffered, unless a write is on already. Whoever syncs meets the error.
-    pub fn write_if_free(&self) {
-        if let Ok(state) = self.state.try_lock() {
-            if !state.write_running {
-                let goal = state.accepted;
-                let _ = self.write_out(state, goal);
-            }
-        }
+    /// Writes what is only buffered. Whoever syncs meets the error.
+    pub fn write(&self) {
+        let state = self.lock();
+        let goal = state.accepted;
+        let _ = self.write_out(state, goal);
     }
 
     /// Syncs everything accepted so far.
@@ -277,7 +287,9 @@ impl Log {
         };
         let due = oldest + self.limits.sync_interval;
         // An error stays with the lines: whoever appends or syncs next meets it and reports it.
-        let is_due = now >= due;
+        // Who waits does not wait for a timer that is far away, nor does storage that has failed.
+        let is_awaited = state.synced < state.awaited;
+        let is_due = now >= due || state.failure.is_some() || is_awaited;
         if (is_due || self.is_much_to_sync(&state)) && !state.sync_running {
             // While the disk is busy with what is written, who appends writes more.
             let goal = if is_due { state.accepted } else { 0 };
@@ -314,11 +326,20 @@ impl Log {
         }
     }
 
+    /// Takes no more lines from here on; never waits.
+    pub fn refuse(&self) {
+        self.refuses.store(true, Ordering::Release);
+    }
+
     /// Takes no more lines; what was accepted is synced and the writer lock let go. If that fails,
     /// the file stays open until the thread's timer has succeeded.
     pub fn close(&self) -> Result<()> {
-        self.lock().closed = true;
-        let mut synced = self.sync();
+        self.refuse();
+        let mut state = self.lock();
+        state.closed = true;
+        let position = state.accepted;
+        drop(state);
+        let mut synced = self.sync_soon(position);
         let mut state = self.when_quiet(self.lock());
         let gone = state.current.as_ref().filter(|current| current.is_gone());
         if let Some(gone) = gone.map(Segment::gone) {
@@ -435,7 +456,7 @@ impl Log {
         let mut state = self.lock();
         let mut since = None;
         loop {
-            if state.closed {
+            if self.refuses.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
             if let Some(error) = state.failure.clone() {
@@ -461,11 +482,6 @@ impl Log {
                 state = self.lead_sync(state, goal)?;
                 continue;
             }
-            let waited = since.get_or_insert_with(Instant::now).elapsed();
-            let Some(left) = self.limits.queue_wait.checked_sub(waited) else {
-                let cause = state.failure.clone().map(Into::into);
-                return Err(Error::QueueFull { waited, cause });
-            };
             if self.directory.is_none() && state.synced < state.accepted {
                 // Let the thread have what is here before its timer.
                 self.mark_synced(&mut state);
@@ -474,6 +490,11 @@ impl Log {
                 state = self.lock();
                 continue;
             }
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            let Some(left) = self.limits.queue_wait.checked_sub(waited) else {
+                let cause = state.failure.clone().map(Into::into);
+                return Err(Error::QueueFull { waited, cause });
+            };
             state.waiters += 1;
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -80,14 +80,16 @@ pub struct Receipt {
     pub dropped: u64,
     /// Where the records are kept; `None` with [`Storage::Memory`](crate::Storage::Memory).
     pub dir: Option<PathBuf>,
-    /// The last thing that went wrong, if records are pending.
+    /// The last thing that went wrong, if records are pending; or that this is a forked child.
     pub error: Option<String>,
 }
 
 impl Receipt {
-    /// Was everything delivered, with nothing pending and nothing rejected, damaged or dropped?
+    /// Was everything delivered, with nothing pending and nothing rejected, damaged or dropped? In a
+    /// forked child, where nobody can say: no.
     pub fn is_complete(&self) -> bool {
-        self.pending == 0 && self.rejected == 0 && self.corrupt == 0 && self.dropped == 0
+        let is_settled = self.pending == 0 && self.error.is_none();
+        is_settled && self.rejected == 0 && self.corrupt == 0 && self.dropped == 0
     }
 }
 
@@ -142,7 +144,8 @@ pub enum Event {
         /// Bytes in it that were not delivered.
         bytes: u64,
     },
-    /// Storage fails: see [`Error::Degraded`](crate::Error::Degraded).
+    /// Storage fails (see [`Error::Degraded`](crate::Error::Degraded)), or another process delivers a
+    /// log of this client. All is kept, and tried again.
     Degraded {
         /// What fails.
         error: String,

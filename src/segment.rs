@@ -104,11 +104,16 @@ impl Segment {
         base: u64,
     ) -> Result<Option<Segment>> {
         let lock_path = directory.file(name, Extension::Lock);
+        let size_is_limited = sys::file_size_is_limited();
         let hold = |lock: &mut File| {
             if !if_supported(sys::try_flock(lock))? {
                 return Ok(false);
             }
-            write!(lock, "{}", std::process::id())?;
+            let mut write = || write!(lock, "{}", std::process::id());
+            match size_is_limited {
+                true => sys::without_sigxfsz(write),
+                false => write(),
+            }?;
             still_names(&lock_path, lock)
         };
         if !hold(&mut lock).doing("lock", &lock_path)? {
@@ -132,7 +137,7 @@ impl Segment {
                 directory: directory.clone(),
                 name: name.clone(),
                 file,
-                size_is_limited: sys::file_size_is_limited(),
+                size_is_limited,
             }),
             _lock: Held::new(lock),
             base,

@@ -840,6 +840,16 @@ fn a_disk_that_takes_no_more_ends_it_and_what_was_acknowledged_stays() {
 }
 
 #[test]
+fn where_no_file_may_grow_at_all_that_is_an_error_and_no_end_by_a_signal() {
+    let tool = Tool::new();
+    let command = tool.shell("ulimit -f 0", "append --project team/app");
+    let ran = feed(command, record(1).as_bytes());
+    assert_eq!(ran.status, 2, "{}", ran.err);
+    assert!(ran.err.contains("File too large"), "{}", ran.err);
+    assert!(files_with(&tool.root(), "lock").is_empty());
+}
+
+#[test]
 fn at_the_disk_budget_a_line_is_refused_or_the_oldest_file_is_dropped_and_both_are_told() {
     let (tool, collector) = with_collector();
     tool.log(0..100);

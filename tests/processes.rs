@@ -165,11 +165,13 @@ fn a_forked_child_is_told_so_and_the_parent_loses_nothing() {
     let child = unsafe { libc::fork() };
     if child == 0 {
         let forked = |result: Result<(), Error>| matches!(result, Err(Error::Forked));
+        let finished = client.finish(Duration::from_secs(1));
         let told = forked(client.append(Kind::CallStart, &start(1)).map(drop))
             && forked(client.sync())
             && forked(ticket.wait())
             && forked(client.flush(Duration::from_secs(1)).map(drop))
-            && client.finish(Duration::from_secs(1)).error.is_some()
+            && finished.error.is_some()
+            && !finished.is_complete()
             && client.stats().last_error.is_some();
         drop(client);
         // SAFETY: ends the child without running what belongs to the parent.

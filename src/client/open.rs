@@ -109,7 +109,8 @@ fn limits(config: &Config) -> Limits {
 
 fn batch_limits(config: &Config) -> BatchLimits {
     BatchLimits {
-        records: config.batch_records,
+        // "No limit" is often the largest number, and two batches are counted as well.
+        records: config.batch_records.min(usize::MAX / 2),
         bytes: config.batch_bytes,
         record: config.record_limit.max(config::READ_LIMIT),
     }

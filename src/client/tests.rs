@@ -167,3 +167,39 @@ fn what_a_caller_has_synced_is_sent_without_waiting_for_the_timer() {
 fn end(n: u64) -> serde_json::Value {
     json!({"end": {"project_id": "team/app", "id": format!("{n:016x}"), "ended_at": "2026-01-01T12:00:00Z"}})
 }
+
+#[test]
+fn when_finish_has_returned_nothing_is_accepted_whatever_the_thread_is_at() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        let client = client(dir.path());
+        append(&client);
+        client.finish(Duration::ZERO);
+        let late = client.append(Kind::CallEnd, &json!({"end": {}}));
+        assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+    }
+}
+
+#[test]
+fn no_option_is_too_large_for_the_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = crate::collector::Collector::start().unwrap();
+    let refuses = crate::collector::Mode::Status(422, "no".to_owned(), Vec::new());
+    collector.set_mode(refuses);
+    let year = Duration::from_secs(365 * 86_400);
+    let config = Config::new("team", "app").root(dir.path());
+    let config = config.server(collector.url()).batch_bytes(1 << 10);
+    let config = config.segment_bytes(u64::MAX).record_limit(usize::MAX);
+    let config = config.queue_records(usize::MAX).queue_bytes(usize::MAX);
+    let config = config.batch_records(usize::MAX).disk_budget(u64::MAX);
+    let config = config.queue_wait(year).sync_interval(year);
+    let client = Client::open(config.request_timeout(year)).unwrap();
+    for n in 0..100 {
+        client.append(Kind::CallEnd, &end(n)).unwrap();
+    }
+    // What is refused is looked at together with what comes behind it.
+    client.flush(Duration::from_millis(500)).unwrap();
+    collector.set_mode(crate::collector::Mode::Accept);
+    let flushed = client.flush(Duration::from_secs(60)).unwrap();
+    assert_eq!(flushed.pending, 0, "{flushed:?}");
+}

@@ -365,6 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_names_the_bound_that_was_met() {
+        let root = Path::new("/root-of-logs");
+        let message = |limit, used, free, floor| {
+            let found = Found {
+                used,
+                entries: 1,
+                free,
+                floor,
+            };
+            assert!(found.missing(limit, 100) > 0);
+            let budget = Budget::new(root.to_owned(), limit, Some(floor));
+            budget.refusal(&found).to_string()
+        };
+        for (free, floor) in [(1010, 1000), (1000, 1000), (10, 1000)] {
+            let message = message(4096, 500, free, floor);
+            assert!(message.contains(&format!("and {free} are")), "{message}");
+        }
+        for (free, floor) in [(5000, 1000), (10, 0), (1097, 1000)] {
+            let message = message(4096, 4000, free, floor);
+            assert!(message.contains("a disk budget of 4096"), "{message}");
+        }
+    }
+
+    #[test]
     fn a_file_system_below_the_floor_is_refused_with_its_numbers() {
         let dir = tempfile::tempdir().unwrap();
         let budget = Budget::new(dir.path().to_owned(), u64::MAX, Some(u64::MAX / 2));

@@ -51,7 +51,10 @@ pub(super) struct State {
     pub accepted_records: u64,
     /// When the oldest line that is not synced was accepted.
     pub oldest: Option<Instant>,
+    /// Somebody waits for the sync of what comes before this position, which has failed once.
+    pub awaited: u64,
     pub failure: Option<Error>,
+    /// No more lines come: who was about to append is done.
     pub closed: bool,
     pub thread: Thread,
     /// What was accepted when the thread last looked.

@@ -378,7 +378,7 @@ fn every_line_is_in_the_files_once_and_in_its_order_whoever_writes_it() {
                     match (thread + n * 7) % 16 {
                         0 => log.sync_to(position).unwrap(),
                         1 => drop(log.keep_time()),
-                        2 => log.write_if_free(),
+                        2 => log.write(),
                         _ => {}
                     }
                 }
@@ -420,7 +420,7 @@ fn a_sync_of_what_is_written_leaves_the_rest_to_the_next_one() {
         for n in 0..14 {
             append(&log, n).unwrap();
         }
-        log.write_if_free();
+        log.write();
         let written = log.accepted().1;
         append(&log, 14).unwrap();
         faults::plan(&[storage]);
@@ -680,4 +680,82 @@ fn a_file_that_was_given_up_during_its_last_sync_is_let_go_when_the_log_is_close
         assert!(file.sealed, "it would never be removed");
         log.forget(&file.name);
     }
+}
+
+#[test]
+fn however_far_the_timer_is_storage_that_works_again_is_found_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open_counting(dir.path(), LIMITS);
+    append(&log, 1).unwrap();
+    // The sync, and the new file.
+    faults::plan(&[fails(), fails()]);
+    assert!(matches!(log.sync(), Err(Error::Degraded(_))));
+    log.keep_time();
+    assert_eq!(files(dir.path()), [vec![], vec![1]]);
+    assert_eq!(log.synced(), log.accepted().1);
+}
+
+#[test]
+fn however_far_the_timer_is_who_waits_is_served_as_soon_as_the_disk_has_room() {
+    let waits: [fn(&Log) -> Result<()>; 2] = [|log| log.sync_soon(log.accepted().1), Log::close];
+    for wait in waits {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            durability: Durability::Buffered,
+            ..LIMITS
+        };
+        let (log, _) = open_counting(dir.path(), limits);
+        append(&log, 1).unwrap();
+        faults::plan(&[faults::no_space(0), WORKS]);
+        assert!(wait(&log).unwrap_err().is_no_space());
+        log.keep_time();
+        assert_eq!(files(dir.path()), [[1]]);
+        assert_eq!(log.synced(), log.accepted().1);
+    }
+}
+
+#[test]
+fn a_full_queue_in_memory_is_handed_to_the_thread_also_if_nobody_waits_for_that() {
+    let limits = Limits {
+        queue_records: 1,
+        ..LIMITS
+    };
+    let log = Log::open(None, limits, Box::new(|| ())).unwrap();
+    append(&log, 1).unwrap();
+    assert!(matches!(append(&log, 2), Err(Error::QueueFull { .. })));
+    assert_eq!(log.synced(), log.accepted().1);
+}
+
+#[test]
+fn what_is_buffered_is_written_also_if_somebody_looks_at_the_log_just_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_with_one_delivered(dir.path());
+    append(&log, 1).unwrap();
+    std::thread::scope(|scope| {
+        let (held, holds) = std::sync::mpsc::channel();
+        let log = &log;
+        scope.spawn(move || {
+            let state = log.hang();
+            held.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            drop(state);
+        });
+        holds.recv().unwrap();
+        log.write();
+    });
+    assert_eq!(files(dir.path()), [[0, 1]]);
+}
+
+#[test]
+fn in_the_smallest_queue_what_is_buffered_is_written_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        durability: Durability::Buffered,
+        queue_bytes: 1,
+        ..LIMITS
+    };
+    let (log, _) = open_counting(dir.path(), limits);
+    append(&log, 1).unwrap();
+    log.keep_time();
+    assert_eq!(files(dir.path()), [[1]]);
 }

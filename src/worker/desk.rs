@@ -123,7 +123,7 @@ impl Desk {
         match message {
             Message::Wake => {}
             Message::Flush(flush) => {
-                if let Err(error) = self.log.sync_to(flush.position) {
+                if let Err(error) = self.log.sync_soon(flush.position) {
                     self.trouble(&error);
                 }
                 self.add_flush(flush);
