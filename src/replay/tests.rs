@@ -762,3 +762,22 @@ fn what_was_refused_before_the_server_was_away_is_not_given_up_when_it_works_aga
         assert_eq!(rehearsal.settle().delivered, 3);
     }
 }
+
+#[test]
+fn what_stands_behind_a_damaged_newline_is_no_damage_when_it_is_read_anew() {
+    let log = format!("{}x{}", object(0).trim_end(), object(1));
+    let away = Cell::new(true);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.numbers() == [1] && away.get() {
+        true => lost(),
+        false => accept(),
+    });
+    // So often that the batch is read anew.
+    for _ in 0..4 {
+        rehearsal.step().unwrap();
+    }
+    away.set(false);
+    rehearsal.deliver();
+    assert_eq!(rehearsal.letters().len(), 1);
+    assert_eq!(rehearsal.letters()[0]["raw_base64"], "eA==");
+    assert_eq!(rehearsal.server.sent.last().unwrap().numbers(), [1]);
+}
