@@ -109,15 +109,11 @@ impl Delivery<'_> {
     /// Objects, tables and files first, in their order; then all calls together. When this
     /// returns `Ok`, every record has its verdict.
     pub fn run(&mut self) -> Result<(), Stop> {
-        for index in self.batch.waiting(false) {
-            if self.is_refused_altogether() {
-                break;
-            }
-            self.single(index)?;
-        }
-        if !self.is_refused_altogether() {
-            self.all_calls()?;
-        }
+        self.singles()?;
+        // What is wrong with all of those need not be wrong with calls. If it is not, the others
+        // were bad, and what is left of them has its turn.
+        self.all_calls()?;
+        self.singles()?;
         let waiting = self.batch.count(|verdict| *verdict == Verdict::Waiting);
         let may_give_up = match self.batch.refused {
             0 => true,
@@ -140,6 +136,16 @@ impl Delivery<'_> {
             ),
             status: None,
         })
+    }
+
+    fn singles(&mut self) -> Result<(), Stop> {
+        for index in self.batch.waiting(false) {
+            if self.is_refused_altogether() {
+                break;
+            }
+            self.single(index)?;
+        }
+        Ok(())
     }
 
     fn all_calls(&mut self) -> Result<(), Stop> {

@@ -232,10 +232,10 @@ fn a_server_that_refuses_everything_is_asked_a_bounded_number_of_times_and_loses
         // The whole of it, then some that stand alone.
         (starts(0..64), 1, PATIENCE, PATIENCE_OF_A_PROBE),
         (objects(0..64), 0, PATIENCE, PATIENCE_OF_A_PROBE),
-        // Not even the call is tried.
+        // The call is tried, too.
         (
             objects(0..32) + &start(32),
-            0,
+            1,
             PATIENCE,
             PATIENCE_OF_A_PROBE,
         ),
@@ -780,4 +780,19 @@ fn what_stands_behind_a_damaged_newline_is_no_damage_when_it_is_read_anew() {
     assert_eq!(rehearsal.letters().len(), 1);
     assert_eq!(rehearsal.letters()[0]["raw_base64"], "eA==");
     assert_eq!(rehearsal.server.sent.last().unwrap().numbers(), [1]);
+}
+
+#[test]
+fn where_no_object_is_taken_the_calls_are() {
+    for (calls, requests) in [(starts(40..50), 42), (start(40), 42)] {
+        let mut rehearsal = Rehearsal::new(&(objects(0..40) + &calls), |sent| {
+            match sent.path == "/obj/create" {
+                true => refuse("no such type"),
+                false => accept(),
+            }
+        });
+        assert_eq!(rehearsal.settle().rejected, 40);
+        assert_eq!(rehearsal.letters().len(), 40);
+        assert!(rehearsal.server.sent.len() < requests);
+    }
 }
