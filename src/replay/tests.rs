@@ -796,3 +796,54 @@ fn where_no_object_is_taken_the_calls_are() {
         assert!(rehearsal.server.sent.len() < requests);
     }
 }
+
+/// A server without this route, or without this answer.
+fn older(route: Option<&str>, digests: &str) -> impl FnMut(&Sent) -> Answer {
+    move |sent: &Sent| match Some(sent.path.as_str()) == route {
+        true => Answer::Pause {
+            why: "not found".to_owned(),
+            status: Some(404),
+        },
+        false => Answer::Delivered {
+            body: digests.into(),
+        },
+    }
+}
+
+#[test]
+fn a_large_table_goes_whole_where_the_server_does_not_put_tables_together() {
+    let table = r#"{"table":{"project_id":"e/p","rows":[1,2,3],"other":"what is not in a part"}}"#;
+    let log = format!("{{\"type\":\"table_create\",\"req\":{table}}}\n");
+    let route = "/table/create_from_digests";
+    for (route, digests) in [
+        (Some(route), r#"{"row_digests":["a","b","c"]}"#),
+        (None, r#"{"digest":"d"}"#),
+        (None, r#"{"digest":"d","row_digests":[]}"#),
+    ] {
+        let limits = BatchLimits {
+            bytes: table.len() - 1,
+            ..LIMITS
+        };
+        let mut rehearsal = Rehearsal::limited(limits, &log, older(route, digests));
+        assert_eq!(rehearsal.settle().delivered, 1);
+        let last = rehearsal.server.sent.last().unwrap();
+        assert_eq!(
+            (last.path.as_str(), last.body.as_str()),
+            ("/table/create", table)
+        );
+    }
+    // An answer that was cut off says nothing of that, nor does a wrong address.
+    for (route, digests) in [
+        (None, r#"{"digest":"d","row_dig"#),
+        (None, r#"{"row_digests":["a"]}"#),
+        (Some("/table/create"), ""),
+    ] {
+        let limits = BatchLimits {
+            bytes: table.len() - 1,
+            ..LIMITS
+        };
+        let mut rehearsal = Rehearsal::limited(limits, &log, older(route, digests));
+        rehearsal.block();
+        assert_eq!(rehearsal.server.sent.len(), 1);
+    }
+}
