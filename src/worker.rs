@@ -50,8 +50,8 @@ pub(crate) struct Worker {
     /// Leftovers have a state of their own: what is wrong with them holds nothing else up.
     leftover_replay: Replay,
     leftovers: VecDeque<FileName>,
-    /// Leftovers with an end that waits, of whose batch something is delivered: what is known of
-    /// that would be lost if they were closed.
+    /// Leftovers with an end that waits, or with dead letters that cannot be written, of whose batch
+    /// something is decided: what is known of that would be lost if they were closed.
     parked: Vec<Drain>,
     refused: Refused,
     deferred: Deferrals,

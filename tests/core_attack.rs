@@ -611,6 +611,30 @@ fn leftovers_that_cannot_be_opened_keep_nothing_else_back() {
 }
 
 #[test]
+fn a_leftover_whose_dead_letters_cannot_be_written_keeps_no_other_back() {
+    let (dir, collector) = (quick_dir(), Collector::start().unwrap());
+    let project = dir.path().join("team/app");
+    fs::create_dir_all(project.join("1_a.deadletter")).unwrap();
+    for n in [1, 2] {
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(
+            project.join(format!("{n}_a.jsonl")),
+            format!("oops\n{line}\n"),
+        )
+        .unwrap();
+    }
+    let client = Client::open(config(dir.path(), &collector)).unwrap();
+    let end = std::time::Instant::now() + LONG;
+    while project.join("2_a.jsonl").exists() {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_each_start_once(&collector, 1..3);
+    assert!(project.join("1_a.jsonl").exists());
+    drop(client);
+}
+
+#[test]
 fn under_no_umask_files_are_private_and_none_holds_the_key() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();

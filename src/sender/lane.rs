@@ -27,8 +27,8 @@ pub(crate) struct Lane {
     end: Option<End>,
     /// The next one last.
     todo: Vec<FileName>,
-    /// Open files with calls that are held back or wait for another file, and those of them to be
-    /// looked at again.
+    /// Open files with calls that are held back or wait for another file, or with dead letters that
+    /// cannot be written, and those of them to be looked at again.
     held: Vec<Drain>,
     to_release: Vec<Drain>,
     /// Held by another process, or not to be had: looked at again.
@@ -93,8 +93,9 @@ impl Lane {
     /// When calls have been held back for long enough.
     pub fn release_at(&self) -> Option<Instant> {
         let held = self.held.iter().filter(|drain| !self.is_deferred(drain));
-        let since = held.filter_map(|drain| drain.held_since).min();
-        since.map(|since| since + HOLD)
+        let released = held.filter_map(|drain| Some(drain.held_since? + HOLD));
+        // One that has been released already waits for something else.
+        released.filter(|at| *at > Instant::now()).min()
     }
 
     /// Sends one batch of the oldest file that has one. `None`: there is none, or none can be sent
@@ -108,6 +109,7 @@ impl Lane {
             return None;
         }
         loop {
+            let has_room = self.has_room();
             let (Some(drain), Some(end)) = (&mut self.drain, self.end) else {
                 match self.open_next() {
                     true => continue,
@@ -148,7 +150,12 @@ impl Lane {
                     self.defer_current();
                     Ok(())
                 }
-                Err(error) if drain.has_delivered() => {
+                Err(error) if drain.lacks_letters() && has_room => {
+                    self.end = None;
+                    self.held.extend(self.drain.take());
+                    Err(error)
+                }
+                Err(error) if drain.has_decided() => {
                     // Perhaps it is delivered and only the checkpoint failed: kept, so that it is
                     // settled again and not sent again.
                     self.trouble(error, desk);
@@ -236,6 +243,11 @@ impl Lane {
         drain.remove_foreign().map(drop)
     }
 
+    /// May one more file stay open?
+    fn has_room(&self) -> bool {
+        self.held.len() + self.to_release.len() < MOST_OPEN
+    }
+
     fn is_deferred(&self, drain: &Drain) -> bool {
         drain.name().is_some_and(|name| self.deferred.has(name))
     }
@@ -250,7 +262,7 @@ impl Lane {
             return;
         };
         let is_first = self.deferred.note(&name);
-        let keep = drain.has_delivered() && self.held.len() + self.to_release.len() < MOST_OPEN;
+        let keep = drain.has_decided() && self.has_room();
         match (keep, is_first) {
             (true, true) => self.to_release.push(drain),
             (true, false) => self.held.push(drain),

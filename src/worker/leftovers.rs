@@ -61,7 +61,7 @@ impl Worker {
                     let has_room = self.parked.len() < MOST_OPEN;
                     let drain = self.leftover.take();
                     self.parked
-                        .extend(drain.filter(|drain| has_room && drain.has_delivered()));
+                        .extend(drain.filter(|drain| has_room && drain.has_decided()));
                     self.leftovers.push_back(name);
                     return Ok(on_to_the_next);
                 }
@@ -78,7 +78,10 @@ impl Worker {
             Err(error) => {
                 // The next search finds it again; but what is delivered already is not sent again
                 // because its checkpoint failed.
-                self.leftover.take_if(|drain| !drain.has_delivered());
+                let is_parked = drain.lacks_letters() && self.parked.len() < MOST_OPEN;
+                let closed = |drain: &mut Drain| is_parked || !drain.has_decided();
+                let leftover = self.leftover.take_if(closed);
+                self.parked.extend(leftover.filter(|_| is_parked));
                 return Err(error);
             }
         }

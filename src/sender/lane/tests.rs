@@ -353,3 +353,30 @@ fn a_few_refused_at_the_end_of_the_only_log_are_given_up_if_the_rest_of_it_was_t
     assert!(logs.unfinished().is_empty());
     assert_eq!(logs.letters(0), 2);
 }
+
+#[test]
+fn dead_letters_that_cannot_be_written_hold_up_no_other_log_and_nothing_goes_twice() {
+    for bad in [start(0), start(0) + &end(1)] {
+        let mut logs = Logs::new(&[&bad, &start(2), &start(3)]);
+        let mut server = Server::new(|sent| match sent.numbers().contains(&0) {
+            true => refuse("no such id"),
+            false => accept(),
+        });
+        let letters = logs.path(0, Extension::Deadletter);
+        fs::create_dir(&letters).unwrap();
+        for _ in 0..3 {
+            logs.pass(&mut server);
+            assert_eq!(logs.unfinished(), [0]);
+            assert_eq!(logs.lane.release_at(), None);
+            logs.look();
+        }
+        let sent = server.sent.len();
+        assert_eq!(server.numbers()[sent - 2..], [[2], [3]]);
+        let told = |event: &&Event| matches!(event, Event::Degraded { .. });
+        assert_eq!(server.events.iter().filter(told).count(), 1);
+        fs::remove_dir(&letters).unwrap();
+        logs.pass(&mut server);
+        assert!(logs.unfinished().is_empty());
+        assert_eq!((logs.letters(0), server.sent.len()), (1, sent));
+    }
+}
