@@ -43,6 +43,8 @@ pub(crate) struct Drain {
     pub held_since: Option<Instant>,
     /// What belongs to a record of this log may still come from another one.
     pub may_defer: bool,
+    /// Calls that still run may wait for their ends.
+    pub may_hold: bool,
     /// The server has just taken something else.
     pub takes_others: bool,
 }
@@ -125,6 +127,7 @@ impl Drain {
             doubtful_until,
             held_since: None,
             may_defer: false,
+            may_hold: true,
             takes_others: false,
         }
     }

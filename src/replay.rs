@@ -278,7 +278,7 @@ impl Replay {
             host,
             meanwhile,
             whole_calls: &mut whole_calls,
-            may_hold: is_last && !held && !self.hurried,
+            may_hold: drain.may_hold && is_last && !held && !self.hurried,
             body_limit: self.limits.bytes,
             records: self.records,
             may_extend,

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::desk::{Desk, GRACE, TICK, is_over};
-use self::lane::Lane;
+use self::lane::{Lane, MOST_OPEN};
 use crate::config;
 use crate::config::environment;
 use crate::directory::orphans;
@@ -227,6 +227,10 @@ impl Sender {
                 }
             }
         }
+        let is_crowded = self.lanes.len() > MOST_OPEN;
+        self.lanes
+            .iter_mut()
+            .for_each(|lane| lane.is_crowded = is_crowded);
         unread
     }
 

@@ -476,6 +476,7 @@ fn part() {
             client.sync().unwrap();
         }
         "descriptors" => without_descriptors(Path::new(&root)),
+        "projects" => more_projects_than_descriptors(Path::new(&root)),
         "nobody" => as_nobody(Path::new(&root)),
         "umask" => {
             // SAFETY: changes nothing but this process's mask.
@@ -561,6 +562,35 @@ fn without_descriptors(root: &Path) {
     assert_each_start_once(&collector, 0..accepted + 50);
     assert!(files(root).is_empty(), "{:?}", files(root));
     std::process::exit(0);
+}
+
+/// A sender with more projects than it has descriptors, whose server comes back after a while.
+fn more_projects_than_descriptors(root: &Path) {
+    let collector = Collector::start().unwrap();
+    collector.stop();
+    for n in 0..150 {
+        let project = root.join("e").join(format!("p{n}"));
+        fs::create_dir_all(&project).unwrap();
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(project.join("1_a.jsonl"), format!("{line}\n")).unwrap();
+        fs::write(project.join("1_a.lock"), "0").unwrap();
+    }
+    let summary = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            collector.restart().unwrap();
+        });
+        send_to(&collector.url(), root, LONG)
+    });
+    assert!(summary.is_complete(), "{summary:?}");
+    assert_each_start_once(&collector, 0..150);
+    std::process::exit(0);
+}
+
+#[test]
+fn more_projects_than_descriptors_are_delivered_when_the_server_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    play("projects", dir.path(), "ulimit -n 200;");
 }
 
 #[test]

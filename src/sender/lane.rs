@@ -36,6 +36,9 @@ pub(crate) struct Lane {
     refused: Refused,
     pub error: Option<String>,
     deferred: Deferrals,
+    /// There are so many lanes that none may keep a file open without need: a process has only so
+    /// many descriptors, and a request needs one, too.
+    pub is_crowded: bool,
 }
 
 impl Lane {
@@ -57,6 +60,7 @@ impl Lane {
             refused: Refused::default(),
             error: None,
             deferred: Deferrals::default(),
+            is_crowded: false,
         }
     }
 
@@ -101,6 +105,14 @@ impl Lane {
     /// Sends one batch of the oldest file that has one. `None`: there is none, or none can be sent
     /// now. `alone`: no other lane has any.
     pub fn step(&mut self, desk: &mut dyn Host, alone: bool) -> Option<Settled> {
+        let settled = self.step_file(desk, alone);
+        if self.is_crowded {
+            self.close_for_now();
+        }
+        settled
+    }
+
+    fn step_file(&mut self, desk: &mut dyn Host, alone: bool) -> Option<Settled> {
         if self
             .replay
             .next_attempt()
@@ -117,6 +129,7 @@ impl Lane {
                 }
             };
             drain.reads_ahead = alone;
+            drain.may_hold = has_room && !self.is_crowded;
             let is_alone = |name| self.refused.is_alone(name);
             drain.takes_others = self.replay.flows() || drain.name().is_some_and(is_alone);
             let stepped = self.replay.step(drain, end, desk);
@@ -246,6 +259,14 @@ impl Lane {
     /// May one more file stay open?
     fn has_room(&self) -> bool {
         self.held.len() + self.to_release.len() < MOST_OPEN
+    }
+
+    /// Closes the open file, unless something would be lost with it: it is the next one again.
+    fn close_for_now(&mut self) {
+        if let Some(drain) = self.drain.take_if(|drain| !drain.has_decided()) {
+            self.end = None;
+            self.todo.extend(drain.name().cloned());
+        }
     }
 
     fn is_deferred(&self, drain: &Drain) -> bool {

@@ -380,3 +380,35 @@ fn dead_letters_that_cannot_be_written_hold_up_no_other_log_and_nothing_goes_twi
         assert_eq!((logs.letters(0), server.sent.len()), (1, sent));
     }
 }
+
+#[test]
+fn among_very_many_lanes_no_file_stays_open_without_need() {
+    let mut logs = Logs::new(&[&start(0), &start(1)]);
+    logs.lane.is_crowded = true;
+    let mut answers = vec![lost()].into_iter();
+    let mut server = Server::new(move |_| answers.next().unwrap_or_else(accept));
+    let is_free = |logs: &Logs, n| {
+        let drain = Drain::open(&logs.lane.directory, &Logs::name(n), false);
+        drain.unwrap().is_some()
+    };
+    assert!(logs.lane.step(&mut server, true).is_none());
+    assert!(is_free(&logs, 0));
+    assert_eq!(logs.unfinished(), [0, 1]);
+    logs.lane.replay.hurry();
+    assert!(logs.lane.step(&mut server, true).is_some());
+    assert!(is_free(&logs, 0));
+    assert_eq!(logs.pass(&mut server), 1);
+    assert_eq!(server.numbers(), [[0], [0], [1]]);
+    assert!(logs.lane.directory.entries().unwrap().is_empty());
+}
+
+#[test]
+fn among_very_many_lanes_no_call_is_held_back() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let _writer = logs.writer(0);
+    logs.lane.directory.remember_whole_calls();
+    logs.lane.is_crowded = true;
+    let mut server = Server::new(whole_calls());
+    assert_eq!(logs.pass(&mut server), 1);
+    assert!(logs.unfinished().is_empty());
+}
