@@ -847,3 +847,17 @@ fn a_large_table_goes_whole_where_the_server_does_not_put_tables_together() {
         assert_eq!(rehearsal.server.sent.len(), 1);
     }
 }
+
+#[test]
+fn where_large_requests_are_never_answered_few_of_them_are_sent() {
+    let in_vain = Cell::new(0);
+    let mut rehearsal = Rehearsal::of(8, &starts(0..400), |sent| match sent.numbers().len() > 3 {
+        true => {
+            in_vain.set(in_vain.get() + 1);
+            lost()
+        }
+        false => accept(),
+    });
+    assert_eq!(rehearsal.deliver().delivered, 400);
+    assert!(in_vain.get() < 30, "{}", in_vain.get());
+}
