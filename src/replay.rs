@@ -294,6 +294,7 @@ impl Replay {
                 0 => PATIENCE,
                 _ => PATIENCE_OF_A_PROBE,
             },
+            overlooked: 0,
             gave_up_one: self.gave_up_one,
             last_refusal: String::new(),
         };

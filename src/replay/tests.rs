@@ -783,17 +783,18 @@ fn what_stands_behind_a_damaged_newline_is_no_damage_when_it_is_read_anew() {
 }
 
 #[test]
-fn where_no_object_is_taken_the_calls_are() {
-    for (calls, requests) in [(starts(40..50), 42), (start(40), 42)] {
-        let mut rehearsal = Rehearsal::new(&(objects(0..40) + &calls), |sent| {
-            match sent.path == "/obj/create" {
+fn where_no_object_is_taken_the_calls_are_and_a_bad_one_among_them_is_found() {
+    for (calls, bad) in [(40..50, 0), (40..41, 0), (40..50, 45), (40..50, 49)] {
+        let good = calls.len() - usize::from(bad > 0);
+        let mut rehearsal = Rehearsal::new(&(objects(0..40) + &starts(calls)), |sent| {
+            match sent.path == "/obj/create" || sent.numbers().contains(&bad) {
                 true => refuse("no such type"),
                 false => accept(),
             }
         });
-        assert_eq!(rehearsal.settle().rejected, 40);
-        assert_eq!(rehearsal.letters().len(), 40);
-        assert!(rehearsal.server.sent.len() < requests);
+        assert_eq!(rehearsal.settle().delivered as usize, good);
+        assert_eq!(rehearsal.letters().len(), 40 + usize::from(bad > 0));
+        assert!(rehearsal.server.sent.len() < 50);
     }
 }
 
