@@ -665,6 +665,38 @@ fn a_leftover_whose_dead_letters_cannot_be_written_keeps_no_other_back() {
 }
 
 #[test]
+fn a_live_log_that_others_write_to_all_the_time_keeps_no_leftover_back() {
+    let (dir, collector) = (quick_dir(), Collector::start().unwrap());
+    collector.set_mode(Mode::Slow(Duration::from_millis(20)));
+    let writing = writer(dir.path());
+    append_starts(&writing, 0..1);
+    // Behind the live one.
+    let leftover = dir.path().join(format!("team/app/{}_a.jsonl", u64::MAX));
+    let line = serde_json::json!({"type": "call_end", "req": end(0)});
+    fs::write(&leftover, format!("{line}\n")).unwrap();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1.. {
+                if is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                append_starts(&writing, n..n + 1);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let client = Client::open(config(dir.path(), &collector)).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(15);
+        while leftover.exists() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(client);
+    });
+    assert!(!leftover.exists());
+}
+
+#[test]
 fn under_no_umask_files_are_private_and_none_holds_the_key() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
