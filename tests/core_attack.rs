@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use small_disk::SmallDisk;
 use support::*;
-use weave_wal::{Client, Config, Durability, Kind, Summary};
+use weave_wal::{Client, Config, Durability, Kind, Sender, Summary, Until};
 
 /// Delivers what is below a root. What stays there for good is not waited for long.
 fn send(root: &Path, collector: &Collector) -> Summary {
@@ -694,6 +694,44 @@ fn a_live_log_that_others_write_to_all_the_time_keeps_no_leftover_back() {
         drop(client);
     });
     assert!(!leftover.exists());
+}
+
+#[test]
+fn the_backlog_of_one_project_keeps_no_sender_from_what_another_writes() {
+    let (dir, collector) = (quick_dir(), Collector::start().unwrap());
+    collector.set_mode(Mode::Slow(Duration::from_millis(20)));
+    let backlog = dir.path().join("team/backlog");
+    fs::create_dir_all(&backlog).unwrap();
+    for n in 1..500 {
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(backlog.join(format!("{n}_a.jsonl")), format!("{line}\n")).unwrap();
+    }
+    let live = writer(dir.path());
+    append_starts(&live, 0..1);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let place = || {
+        let received = collector.received();
+        received.iter().position(|record| record.id == id(500))
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while collector.received().len() < 50 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            append_starts(&live, 500..501);
+            while place().is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let until = Until {
+            watch: true,
+            ..Until::drained(&stop)
+        };
+        let sender = Sender::new(&collector.url(), None).unwrap();
+        sender.root(dir.path()).run(&until, &mut |_| {}).unwrap();
+    });
+    assert!(place().unwrap() < 400, "{:?}", place());
 }
 
 #[test]

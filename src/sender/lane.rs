@@ -1,6 +1,7 @@
 //! One directory of logs among those that a sender delivers: which file is next, which is waited
 //! for.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::batch::{BatchLimits, End};
@@ -78,20 +79,19 @@ impl Lane {
         open.filter_map(Drain::name).collect()
     }
 
-    /// These are the files that there are now.
+    /// These are the files that there are now. Those that have not had their turn go before those
+    /// that have, and the open one is delivered as far as it was: somebody may write to them all the
+    /// time.
     pub fn found(&mut self, mut names: Vec<FileName>) {
         // An open file is not one more to do; it would be counted twice.
-        let open = self.open();
-        names.retain(|name| !open.contains(&name));
+        let known: BTreeSet<_> = self.open().into_iter().chain(&self.todo).collect();
+        names.retain(|name| !known.contains(name));
         self.refused.put_last(&mut names);
         names.reverse();
+        names.append(&mut self.todo);
         self.todo = names;
         self.skipped.clear();
         self.to_release.append(&mut self.held);
-        // What has been written to it meanwhile is there to be delivered as well.
-        if let Some(Ok(end)) = self.drain.as_mut().map(Drain::foreign_end) {
-            self.end = Some(end);
-        }
     }
 
     /// When calls have been held back for long enough.

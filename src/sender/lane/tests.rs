@@ -149,13 +149,15 @@ fn a_live_log_stays_and_what_is_written_to_it_later_goes_too() {
     assert_eq!(logs.pass(&mut server), 1);
     assert!(logs.path(0, Extension::Jsonl).exists());
     assert!(logs.unfinished().is_empty());
-    // Also while it is open.
+    // What comes while it is open, when the others have had their turn.
     logs.append(0, &start(1));
     logs.look();
     assert!(logs.lane.step(&mut server, true).is_some());
     logs.append(0, &start(2));
     logs.look();
     assert_eq!(logs.unfinished(), [0], "it is there once");
+    assert_eq!(logs.pass(&mut server), 0);
+    logs.look();
     assert_eq!(logs.pass(&mut server), 1);
     drop(writer);
     logs.look();
@@ -411,4 +413,17 @@ fn among_very_many_lanes_no_call_is_held_back() {
     let mut server = Server::new(whole_calls());
     assert_eq!(logs.pass(&mut server), 1);
     assert!(logs.unfinished().is_empty());
+}
+
+#[test]
+fn logs_that_have_not_had_their_turn_go_before_those_that_grow() {
+    let mut logs = Logs::new(&[&start(0), &start(1), &start(2)]);
+    let _writers = [logs.writer(0), logs.writer(1)];
+    let mut server = Server::new(|_| accept());
+    for n in 3..7 {
+        assert!(logs.lane.step(&mut server, true).is_some());
+        logs.append(0, &start(n));
+        logs.look();
+    }
+    assert_eq!(server.numbers()[..3], [[0], [1], [2]]);
 }
