@@ -256,7 +256,12 @@ impl Batch {
 
     /// Takes off what is delivered in front of all that is not, if anything is.
     pub fn split_front(&mut self) -> Option<Batch> {
-        let damaged = self.damages.iter().map(|damage| damage.place.start).min();
+        // A damaged newline belongs to the record before it: behind that, it is no beginning.
+        let begins = |damage: &Damage| match damage.fault {
+            Fault::LineEnd => damage.place.start.saturating_sub(1),
+            _ => damage.place.start,
+        };
+        let damaged = self.damages.iter().map(begins).min();
         let is_gone = |entry: &Entry| {
             entry.verdict == Verdict::Delivered
                 && damaged.is_none_or(|damaged| entry.line.end <= damaged)

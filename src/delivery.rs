@@ -100,6 +100,8 @@ pub(crate) struct Delivery<'a> {
     /// these are refused, it is the records.
     pub accepts: bool,
     pub patience: usize,
+    /// Refusals that say nothing of what is being sent.
+    pub overlooked: usize,
     /// The record that was given up last was refused alone, and nothing was taken since.
     pub gave_up_one: bool,
     pub last_refusal: String,
@@ -109,15 +111,13 @@ impl Delivery<'_> {
     /// Objects, tables and files first, in their order; then all calls together. When this
     /// returns `Ok`, every record has its verdict.
     pub fn run(&mut self) -> Result<(), Stop> {
-        for index in self.batch.waiting(false) {
-            if self.is_refused_altogether() {
-                break;
-            }
-            self.single(index)?;
-        }
-        if !self.is_refused_altogether() {
-            self.all_calls()?;
-        }
+        self.singles()?;
+        // What is wrong with all of those need not be wrong with calls. If it is not, the others
+        // were bad, and what is left of them has its turn.
+        self.overlooked = self.batch.refused;
+        self.all_calls()?;
+        self.overlooked = 0;
+        self.singles()?;
         let waiting = self.batch.count(|verdict| *verdict == Verdict::Waiting);
         let may_give_up = match self.batch.refused {
             0 => true,
@@ -140,6 +140,16 @@ impl Delivery<'_> {
             ),
             status: None,
         })
+    }
+
+    fn singles(&mut self) -> Result<(), Stop> {
+        for index in self.batch.waiting(false) {
+            if self.is_refused_altogether() {
+                break;
+            }
+            self.single(index)?;
+        }
+        Ok(())
     }
 
     fn all_calls(&mut self) -> Result<(), Stop> {
@@ -337,7 +347,7 @@ impl Delivery<'_> {
 
     /// So many refused and none accepted: it is not the records.
     pub fn is_refused_altogether(&self) -> bool {
-        !self.accepts && self.batch.refused >= self.patience
+        !self.accepts && self.batch.refused - self.overlooked >= self.patience
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Drain {
     pub held_since: Option<Instant>,
     /// What belongs to a record of this log may still come from another one.
     pub may_defer: bool,
+    /// Calls that still run may wait for their ends.
+    pub may_hold: bool,
     /// The server has just taken something else.
     pub takes_others: bool,
 }
@@ -125,6 +127,7 @@ impl Drain {
             doubtful_until,
             held_since: None,
             may_defer: false,
+            may_hold: true,
             takes_others: false,
         }
     }
@@ -141,11 +144,18 @@ impl Drain {
     }
 
     /// Would something be sent again, or be a dead letter twice, if it were closed now?
-    pub fn has_delivered(&self) -> bool {
+    pub fn has_decided(&self) -> bool {
         let delivered = |verdict: &Verdict| *verdict == Verdict::Delivered;
         self.batch
             .as_ref()
-            .is_some_and(|batch| batch.is_buried || batch.count(delivered) > 0)
+            .is_some_and(|batch| batch.gives_up || batch.count(delivered) > 0)
+    }
+
+    /// Is all of a batch decided, and its dead letters cannot be written? That is a matter of this
+    /// log alone.
+    pub fn lacks_letters(&self) -> bool {
+        let batch = self.batch.as_ref();
+        batch.is_some_and(|batch| batch.gives_up && !batch.is_buried)
     }
 
     /// How far an own file may be read.

@@ -8,12 +8,14 @@
 
 pub(crate) mod backoff;
 pub(crate) mod host;
+mod size;
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use self::backoff::Backoff;
 use self::host::Host;
+use self::size::Size;
 use crate::batch::{Batch, BatchLimits, End, FAULTS, Verdict};
 use crate::delivery::{
     Delivery, FULL_PATIENCE_EVERY, PATIENCE, PATIENCE_OF_A_PROBE, Stop, TOO_OFTEN,
@@ -45,8 +47,7 @@ pub(crate) enum Progress {
 /// The state of sending to one server.
 pub(crate) struct Replay {
     limits: BatchLimits,
-    /// Fewer records than the limit when larger batches are not answered.
-    records: usize,
+    size: Size,
     /// Requests in a row that were out and came to no answer.
     unanswered: u32,
     transient: Backoff,
@@ -76,7 +77,7 @@ pub(crate) struct Replay {
 impl Replay {
     pub fn new(limits: BatchLimits) -> Replay {
         Replay {
-            records: limits.records,
+            size: Size::new(limits.records),
             unanswered: 0,
             limits,
             transient: Backoff::transient(),
@@ -149,7 +150,7 @@ impl Replay {
             return Ok(Progress::Blocked);
         }
         let limits = BatchLimits {
-            records: self.records,
+            records: self.size.records(),
             ..self.limits
         };
         drain.fill(end, &limits)?;
@@ -278,9 +279,9 @@ impl Replay {
             host,
             meanwhile,
             whole_calls: &mut whole_calls,
-            may_hold: is_last && !held && !self.hurried,
+            may_hold: drain.may_hold && is_last && !held && !self.hurried,
             body_limit: self.limits.bytes,
-            records: self.records,
+            records: self.size.records(),
             may_extend,
             may_defer: drain.may_defer,
             requests: 0,
@@ -293,6 +294,7 @@ impl Replay {
                 0 => PATIENCE,
                 _ => PATIENCE_OF_A_PROBE,
             },
+            overlooked: 0,
             gave_up_one: self.gave_up_one,
             last_refusal: String::new(),
         };
@@ -344,7 +346,7 @@ impl Replay {
         self.gave_up_one = false;
         self.next_attempt = None;
         self.flows = true;
-        self.records = (self.records.saturating_mul(2)).min(self.limits.records);
+        self.size.grow();
         if self.paused.take().is_some() {
             host.tell(Event::Resumed);
         }
@@ -381,7 +383,7 @@ impl Replay {
                         batch.count(|verdict| *verdict == Verdict::Waiting) as usize
                     };
                     if let Some(batch) = &drain.batch {
-                        self.records = (waiting(batch).min(self.records) / 2).max(1);
+                        self.size.shrink(waiting(batch));
                     }
                     // What is known of some of it is kept, and the rest goes in smaller requests.
                     let untouched = |batch: &mut Batch| waiting(batch) == batch.entries.len();

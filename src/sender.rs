@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::desk::{Desk, GRACE, TICK, is_over};
-use self::lane::Lane;
+use self::lane::{Lane, MOST_OPEN};
 use crate::config;
 use crate::config::environment;
 use crate::directory::orphans;
@@ -31,6 +31,10 @@ use crate::sys;
 
 /// How often the directories are searched while watching.
 const SEARCH: Duration = Duration::from_millis(500);
+
+/// How long what is found keeps a sender that watches from looking for more: who writes does not wait
+/// until the backlog of others is delivered.
+const PASS: Duration = Duration::from_secs(2);
 
 /// Delivers the logs below a root, on the thread that calls [`run`](Self::run).
 ///
@@ -195,7 +199,7 @@ impl Sender {
                 let error = error.to_string();
                 on_event(&Event::Degraded { error });
             }
-            let settled = self.pass(until, on_event);
+            let (settled, is_busy) = self.pass(until, on_event);
             let left = self.pending_bytes();
             // Another process that delivers a file we wait for is progress, too.
             if settled || left < left_before {
@@ -209,7 +213,9 @@ impl Sender {
                 }
                 return Ok(self.summary(unread));
             }
-            self.sleep(until, SEARCH);
+            if !is_busy {
+                self.sleep(until, SEARCH);
+            }
         }
     }
 
@@ -227,6 +233,10 @@ impl Sender {
                 }
             }
         }
+        let is_crowded = self.lanes.len() > MOST_OPEN;
+        self.lanes
+            .iter_mut()
+            .for_each(|lane| lane.is_crowded = is_crowded);
         unread
     }
 
@@ -243,8 +253,10 @@ impl Sender {
         &mut self.lanes[at]
     }
 
-    /// One batch of each directory in turn, until none has more to send.
-    fn pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> bool {
+    /// One batch of each directory in turn, until none has more to send or it is time to look for
+    /// more. Was anything settled, and is there more to send?
+    fn pass(&mut self, until: &Until<'_>, on_event: &mut dyn FnMut(&Event)) -> (bool, bool) {
+        let began = Instant::now();
         let stopped = &mut self.stopped;
         let mut desk = Desk::new(&self.server, &self.root, until, stopped, on_event);
         let mut any = false;
@@ -253,7 +265,7 @@ impl Sender {
             let mut busy = 0;
             for lane in &mut self.lanes {
                 if is_over(until) {
-                    return any;
+                    return (any, busy > 0);
                 }
                 let alone = busy == 0 && busy_before == 1;
                 if let Some(settled) = lane.step(&mut desk, alone) {
@@ -263,8 +275,8 @@ impl Sender {
             }
             any |= busy > 0;
             busy_before = busy;
-            if busy == 0 {
-                return any;
+            if busy == 0 || (until.watch && began.elapsed() >= PASS) {
+                return (any, busy > 0);
             }
         }
     }

@@ -49,9 +49,13 @@ pub(crate) struct Worker {
     leftover: Option<Drain>,
     /// Leftovers have a state of their own: what is wrong with them holds nothing else up.
     leftover_replay: Replay,
+    /// How far the open one is delivered before the next one has its turn.
+    leftover_end: Option<End>,
     leftovers: VecDeque<FileName>,
-    /// Leftovers with an end that waits, of whose batch something is delivered: what is known of
-    /// that would be lost if they were closed.
+    /// Those to which somebody has written meanwhile: they come behind all others.
+    grown: Vec<FileName>,
+    /// Leftovers with an end that waits, or with dead letters that cannot be written, of whose batch
+    /// something is decided: what is known of that would be lost if they were closed.
     parked: Vec<Drain>,
     refused: Refused,
     deferred: Deferrals,
@@ -73,7 +77,9 @@ impl Worker {
             own: None,
             leftover: None,
             leftover_replay: Replay::new(limits),
+            leftover_end: None,
             leftovers: VecDeque::new(),
+            grown: Vec::new(),
             parked: Vec::new(),
             refused: Refused::default(),
             deferred: Deferrals::default(),

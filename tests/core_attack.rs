@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use small_disk::SmallDisk;
 use support::*;
-use weave_wal::{Client, Config, Durability, Kind, Summary};
+use weave_wal::{Client, Config, Durability, Kind, Sender, Summary, Until};
 
 /// Delivers what is below a root. What stays there for good is not waited for long.
 fn send(root: &Path, collector: &Collector) -> Summary {
@@ -476,6 +476,7 @@ fn part() {
             client.sync().unwrap();
         }
         "descriptors" => without_descriptors(Path::new(&root)),
+        "projects" => more_projects_than_descriptors(Path::new(&root)),
         "nobody" => as_nobody(Path::new(&root)),
         "umask" => {
             // SAFETY: changes nothing but this process's mask.
@@ -563,6 +564,35 @@ fn without_descriptors(root: &Path) {
     std::process::exit(0);
 }
 
+/// A sender with more projects than it has descriptors, whose server comes back after a while.
+fn more_projects_than_descriptors(root: &Path) {
+    let collector = Collector::start().unwrap();
+    collector.stop();
+    for n in 0..150 {
+        let project = root.join("e").join(format!("p{n}"));
+        fs::create_dir_all(&project).unwrap();
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(project.join("1_a.jsonl"), format!("{line}\n")).unwrap();
+        fs::write(project.join("1_a.lock"), "0").unwrap();
+    }
+    let summary = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            collector.restart().unwrap();
+        });
+        send_to(&collector.url(), root, LONG)
+    });
+    assert!(summary.is_complete(), "{summary:?}");
+    assert_each_start_once(&collector, 0..150);
+    std::process::exit(0);
+}
+
+#[test]
+fn more_projects_than_descriptors_are_delivered_when_the_server_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    play("projects", dir.path(), "ulimit -n 200;");
+}
+
 #[test]
 fn for_want_of_descriptors_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
@@ -608,6 +638,100 @@ fn leftovers_that_cannot_be_opened_keep_nothing_else_back() {
     }
     play("nobody", dir.path(), "");
     assert_eq!(files_with(dir.path(), "jsonl").len(), 20);
+}
+
+#[test]
+fn a_leftover_whose_dead_letters_cannot_be_written_keeps_no_other_back() {
+    let (dir, collector) = (quick_dir(), Collector::start().unwrap());
+    let project = dir.path().join("team/app");
+    fs::create_dir_all(project.join("1_a.deadletter")).unwrap();
+    for n in [1, 2] {
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(
+            project.join(format!("{n}_a.jsonl")),
+            format!("oops\n{line}\n"),
+        )
+        .unwrap();
+    }
+    let client = Client::open(config(dir.path(), &collector)).unwrap();
+    let end = std::time::Instant::now() + LONG;
+    while project.join("2_a.jsonl").exists() {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_each_start_once(&collector, 1..3);
+    assert!(project.join("1_a.jsonl").exists());
+    drop(client);
+}
+
+#[test]
+fn a_live_log_that_others_write_to_all_the_time_keeps_no_leftover_back() {
+    let (dir, collector) = (quick_dir(), Collector::start().unwrap());
+    collector.set_mode(Mode::Slow(Duration::from_millis(20)));
+    let writing = writer(dir.path());
+    append_starts(&writing, 0..1);
+    // Behind the live one.
+    let leftover = dir.path().join(format!("team/app/{}_a.jsonl", u64::MAX));
+    let line = serde_json::json!({"type": "call_end", "req": end(0)});
+    fs::write(&leftover, format!("{line}\n")).unwrap();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1.. {
+                if is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                append_starts(&writing, n..n + 1);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let client = Client::open(config(dir.path(), &collector)).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(15);
+        while leftover.exists() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(client);
+    });
+    assert!(!leftover.exists());
+}
+
+#[test]
+fn the_backlog_of_one_project_keeps_no_sender_from_what_another_writes() {
+    let (dir, collector) = (quick_dir(), Collector::start().unwrap());
+    collector.set_mode(Mode::Slow(Duration::from_millis(20)));
+    let backlog = dir.path().join("team/backlog");
+    fs::create_dir_all(&backlog).unwrap();
+    for n in 1..500 {
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(backlog.join(format!("{n}_a.jsonl")), format!("{line}\n")).unwrap();
+    }
+    let live = writer(dir.path());
+    append_starts(&live, 0..1);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let place = || {
+        let received = collector.received();
+        received.iter().position(|record| record.id == id(500))
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while collector.received().len() < 50 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            append_starts(&live, 500..501);
+            while place().is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let until = Until {
+            watch: true,
+            ..Until::drained(&stop)
+        };
+        let sender = Sender::new(&collector.url(), None).unwrap();
+        sender.root(dir.path()).run(&until, &mut |_| {}).unwrap();
+    });
+    assert!(place().unwrap() < 400, "{:?}", place());
 }
 
 #[test]

@@ -75,13 +75,22 @@ impl<'a> Table<'a> {
 }
 
 impl Delivery<'_> {
-    /// Sends a table in parts. A part that is refused refuses the table.
+    /// Sends a table in parts, or whole where the server does not put tables together.
     pub(crate) fn large_table(&mut self, index: usize) -> Result<Verdict, Stop> {
         let req = self.batch.req(self.source, index)?;
-        let table = match Table::read(&req) {
-            Ok(table) => table,
+        let in_parts = match Table::read(&req) {
+            Ok(table) => self.in_parts(&table)?,
             Err(reason) => return Ok(unsendable(reason)),
         };
+        match in_parts {
+            Some(verdict) => Ok(verdict),
+            None => self.send(json("/table/create", req)),
+        }
+    }
+
+    /// A part that is refused refuses the table. `None`: this server, an older one, only takes
+    /// tables whole.
+    fn in_parts(&mut self, table: &Table<'_>) -> Result<Option<Verdict>, Stop> {
         let mut digests: Vec<String> = Vec::with_capacity(table.rows.len());
         while digests.len() < table.rows.len() {
             let (request, rows) = table.chunk(digests.len(), self.body_limit.min(CHUNK));
@@ -89,25 +98,42 @@ impl Delivery<'_> {
             let body = match self.carry(request, 1)? {
                 Answer::Reject { status, detail } => {
                     self.answered = true;
-                    return Ok(self.refuse(status, detail));
+                    return Ok(Some(self.refuse(status, detail)));
                 }
                 Answer::Delivered { body } => body,
                 _ => Vec::new(),
             };
-            let of_rows = row_digests(&body).filter(|digests| digests.len() == rows);
-            digests.extend(of_rows.ok_or_else(|| Stop::Retry {
-                why: "the server does not say which rows of a table it has taken".to_owned(),
-                after: None,
-                unanswered: true,
-            })?);
+            match row_digests(&body) {
+                Some(of_rows) if of_rows.len() == rows => digests.extend(of_rows),
+                Some(of_rows) if of_rows.is_empty() => return Ok(None),
+                _ => {
+                    return Err(Stop::Retry {
+                        why: "the server does not say which rows of a table it has taken"
+                            .to_owned(),
+                        after: None,
+                        unanswered: true,
+                    });
+                }
+            }
         }
-        self.send(table.whole(&digests))
+        match self.send(table.whole(&digests)) {
+            // It has just taken parts: its address is right.
+            Err(Stop::Pause {
+                status: Some(404 | 405),
+                ..
+            }) => Ok(None),
+            sent => sent.map(Some),
+        }
     }
 }
 
+/// The digests in the answer to a part; none if there are none in it. `None`: it is not readable,
+/// perhaps because it was cut off.
 fn row_digests(answer: &[u8]) -> Option<Vec<String>> {
-    let fields = fields(answer).ok()?;
-    serde_json::from_str(fields.get("row_digests")?.get()).ok()
+    match fields(answer).ok()?.get("row_digests") {
+        Some(digests) => serde_json::from_str(digests.get()).ok(),
+        None => Some(Vec::new()),
+    }
 }
 
 #[cfg(test)]

@@ -232,10 +232,10 @@ fn a_server_that_refuses_everything_is_asked_a_bounded_number_of_times_and_loses
         // The whole of it, then some that stand alone.
         (starts(0..64), 1, PATIENCE, PATIENCE_OF_A_PROBE),
         (objects(0..64), 0, PATIENCE, PATIENCE_OF_A_PROBE),
-        // Not even the call is tried.
+        // The call is tried, too.
         (
             objects(0..32) + &start(32),
-            0,
+            1,
             PATIENCE,
             PATIENCE_OF_A_PROBE,
         ),
@@ -761,4 +761,104 @@ fn what_was_refused_before_the_server_was_away_is_not_given_up_when_it_works_aga
         rehearsal.block();
         assert_eq!(rehearsal.settle().delivered, 3);
     }
+}
+
+#[test]
+fn what_stands_behind_a_damaged_newline_is_no_damage_when_it_is_read_anew() {
+    let log = format!("{}x{}", object(0).trim_end(), object(1));
+    let away = Cell::new(true);
+    let mut rehearsal = Rehearsal::new(&log, |sent| match sent.numbers() == [1] && away.get() {
+        true => lost(),
+        false => accept(),
+    });
+    // So often that the batch is read anew.
+    for _ in 0..4 {
+        rehearsal.step().unwrap();
+    }
+    away.set(false);
+    rehearsal.deliver();
+    assert_eq!(rehearsal.letters().len(), 1);
+    assert_eq!(rehearsal.letters()[0]["raw_base64"], "eA==");
+    assert_eq!(rehearsal.server.sent.last().unwrap().numbers(), [1]);
+}
+
+#[test]
+fn where_no_object_is_taken_the_calls_are_and_a_bad_one_among_them_is_found() {
+    for (calls, bad) in [(40..50, 0), (40..41, 0), (40..50, 45), (40..50, 49)] {
+        let good = calls.len() - usize::from(bad > 0);
+        let mut rehearsal = Rehearsal::new(&(objects(0..40) + &starts(calls)), |sent| {
+            match sent.path == "/obj/create" || sent.numbers().contains(&bad) {
+                true => refuse("no such type"),
+                false => accept(),
+            }
+        });
+        assert_eq!(rehearsal.settle().delivered as usize, good);
+        assert_eq!(rehearsal.letters().len(), 40 + usize::from(bad > 0));
+        assert!(rehearsal.server.sent.len() < 50);
+    }
+}
+
+/// A server without this route, or without this answer.
+fn older(route: Option<&str>, digests: &str) -> impl FnMut(&Sent) -> Answer {
+    move |sent: &Sent| match Some(sent.path.as_str()) == route {
+        true => Answer::Pause {
+            why: "not found".to_owned(),
+            status: Some(404),
+        },
+        false => Answer::Delivered {
+            body: digests.into(),
+        },
+    }
+}
+
+#[test]
+fn a_large_table_goes_whole_where_the_server_does_not_put_tables_together() {
+    let table = r#"{"table":{"project_id":"e/p","rows":[1,2,3],"other":"what is not in a part"}}"#;
+    let log = format!("{{\"type\":\"table_create\",\"req\":{table}}}\n");
+    let route = "/table/create_from_digests";
+    for (route, digests) in [
+        (Some(route), r#"{"row_digests":["a","b","c"]}"#),
+        (None, r#"{"digest":"d"}"#),
+        (None, r#"{"digest":"d","row_digests":[]}"#),
+    ] {
+        let limits = BatchLimits {
+            bytes: table.len() - 1,
+            ..LIMITS
+        };
+        let mut rehearsal = Rehearsal::limited(limits, &log, older(route, digests));
+        assert_eq!(rehearsal.settle().delivered, 1);
+        let last = rehearsal.server.sent.last().unwrap();
+        assert_eq!(
+            (last.path.as_str(), last.body.as_str()),
+            ("/table/create", table)
+        );
+    }
+    // An answer that was cut off says nothing of that, nor does a wrong address.
+    for (route, digests) in [
+        (None, r#"{"digest":"d","row_dig"#),
+        (None, r#"{"row_digests":["a"]}"#),
+        (Some("/table/create"), ""),
+    ] {
+        let limits = BatchLimits {
+            bytes: table.len() - 1,
+            ..LIMITS
+        };
+        let mut rehearsal = Rehearsal::limited(limits, &log, older(route, digests));
+        rehearsal.block();
+        assert_eq!(rehearsal.server.sent.len(), 1);
+    }
+}
+
+#[test]
+fn where_large_requests_are_never_answered_few_of_them_are_sent() {
+    let in_vain = Cell::new(0);
+    let mut rehearsal = Rehearsal::of(8, &starts(0..400), |sent| match sent.numbers().len() > 3 {
+        true => {
+            in_vain.set(in_vain.get() + 1);
+            lost()
+        }
+        false => accept(),
+    });
+    assert_eq!(rehearsal.deliver().delivered, 400);
+    assert!(in_vain.get() < 30, "{}", in_vain.get());
 }

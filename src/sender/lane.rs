@@ -1,6 +1,7 @@
 //! One directory of logs among those that a sender delivers: which file is next, which is waited
 //! for.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::batch::{BatchLimits, End};
@@ -27,8 +28,8 @@ pub(crate) struct Lane {
     end: Option<End>,
     /// The next one last.
     todo: Vec<FileName>,
-    /// Open files with calls that are held back or wait for another file, and those of them to be
-    /// looked at again.
+    /// Open files with calls that are held back or wait for another file, or with dead letters that
+    /// cannot be written, and those of them to be looked at again.
     held: Vec<Drain>,
     to_release: Vec<Drain>,
     /// Held by another process, or not to be had: looked at again.
@@ -36,6 +37,9 @@ pub(crate) struct Lane {
     refused: Refused,
     pub error: Option<String>,
     deferred: Deferrals,
+    /// There are so many lanes that none may keep a file open without need: a process has only so
+    /// many descriptors, and a request needs one, too.
+    pub is_crowded: bool,
 }
 
 impl Lane {
@@ -57,6 +61,7 @@ impl Lane {
             refused: Refused::default(),
             error: None,
             deferred: Deferrals::default(),
+            is_crowded: false,
         }
     }
 
@@ -74,32 +79,40 @@ impl Lane {
         open.filter_map(Drain::name).collect()
     }
 
-    /// These are the files that there are now.
+    /// These are the files that there are now. Those that have not had their turn go before those
+    /// that have, and the open one is delivered as far as it was: somebody may write to them all the
+    /// time.
     pub fn found(&mut self, mut names: Vec<FileName>) {
         // An open file is not one more to do; it would be counted twice.
-        let open = self.open();
-        names.retain(|name| !open.contains(&name));
+        let known: BTreeSet<_> = self.open().into_iter().chain(&self.todo).collect();
+        names.retain(|name| !known.contains(name));
         self.refused.put_last(&mut names);
         names.reverse();
+        names.append(&mut self.todo);
         self.todo = names;
         self.skipped.clear();
         self.to_release.append(&mut self.held);
-        // What has been written to it meanwhile is there to be delivered as well.
-        if let Some(Ok(end)) = self.drain.as_mut().map(Drain::foreign_end) {
-            self.end = Some(end);
-        }
     }
 
     /// When calls have been held back for long enough.
     pub fn release_at(&self) -> Option<Instant> {
         let held = self.held.iter().filter(|drain| !self.is_deferred(drain));
-        let since = held.filter_map(|drain| drain.held_since).min();
-        since.map(|since| since + HOLD)
+        let released = held.filter_map(|drain| Some(drain.held_since? + HOLD));
+        // One that has been released already waits for something else.
+        released.filter(|at| *at > Instant::now()).min()
     }
 
     /// Sends one batch of the oldest file that has one. `None`: there is none, or none can be sent
     /// now. `alone`: no other lane has any.
     pub fn step(&mut self, desk: &mut dyn Host, alone: bool) -> Option<Settled> {
+        let settled = self.step_file(desk, alone);
+        if self.is_crowded {
+            self.close_for_now();
+        }
+        settled
+    }
+
+    fn step_file(&mut self, desk: &mut dyn Host, alone: bool) -> Option<Settled> {
         if self
             .replay
             .next_attempt()
@@ -108,6 +121,7 @@ impl Lane {
             return None;
         }
         loop {
+            let has_room = self.has_room();
             let (Some(drain), Some(end)) = (&mut self.drain, self.end) else {
                 match self.open_next() {
                     true => continue,
@@ -115,6 +129,7 @@ impl Lane {
                 }
             };
             drain.reads_ahead = alone;
+            drain.may_hold = has_room && !self.is_crowded;
             let is_alone = |name| self.refused.is_alone(name);
             drain.takes_others = self.replay.flows() || drain.name().is_some_and(is_alone);
             let stepped = self.replay.step(drain, end, desk);
@@ -148,7 +163,12 @@ impl Lane {
                     self.defer_current();
                     Ok(())
                 }
-                Err(error) if drain.has_delivered() => {
+                Err(error) if drain.lacks_letters() && has_room => {
+                    self.end = None;
+                    self.held.extend(self.drain.take());
+                    Err(error)
+                }
+                Err(error) if drain.has_decided() => {
                     // Perhaps it is delivered and only the checkpoint failed: kept, so that it is
                     // settled again and not sent again.
                     self.trouble(error, desk);
@@ -236,6 +256,19 @@ impl Lane {
         drain.remove_foreign().map(drop)
     }
 
+    /// May one more file stay open?
+    fn has_room(&self) -> bool {
+        self.held.len() + self.to_release.len() < MOST_OPEN
+    }
+
+    /// Closes the open file, unless something would be lost with it: it is the next one again.
+    fn close_for_now(&mut self) {
+        if let Some(drain) = self.drain.take_if(|drain| !drain.has_decided()) {
+            self.end = None;
+            self.todo.extend(drain.name().cloned());
+        }
+    }
+
     fn is_deferred(&self, drain: &Drain) -> bool {
         drain.name().is_some_and(|name| self.deferred.has(name))
     }
@@ -250,7 +283,7 @@ impl Lane {
             return;
         };
         let is_first = self.deferred.note(&name);
-        let keep = drain.has_delivered() && self.held.len() + self.to_release.len() < MOST_OPEN;
+        let keep = drain.has_decided() && self.has_room();
         match (keep, is_first) {
             (true, true) => self.to_release.push(drain),
             (true, false) => self.held.push(drain),

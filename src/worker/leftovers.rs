@@ -48,9 +48,16 @@ impl Worker {
             drain.may_defer = self.deferred.may_wait(&directory, &name);
             drain.takes_others = self.leftover_replay.flows() || self.refused.is_alone(&name);
         }
-        let stepped = drain
-            .foreign_end()
-            .and_then(|end| self.leftover_replay.step(drain, end, &mut self.desk));
+        // As far as it was when its turn began: somebody may write to it all the time.
+        let end = self.leftover_end.take();
+        let end = end.map_or_else(|| drain.foreign_end(), Ok);
+        let reached = end.as_ref().map_or(0, |end| end.offset);
+        let stepped = end.and_then(|end| {
+            let progress = self.leftover_replay.step(drain, end, &mut self.desk)?;
+            let goes_on = matches!(progress, Progress::Settled(_));
+            self.leftover_end = goes_on.then_some(end);
+            Ok(progress)
+        });
         match stepped {
             Ok(Progress::Idle) => {}
             Ok(Progress::Deferred) => {
@@ -61,7 +68,7 @@ impl Worker {
                     let has_room = self.parked.len() < MOST_OPEN;
                     let drain = self.leftover.take();
                     self.parked
-                        .extend(drain.filter(|drain| has_room && drain.has_delivered()));
+                        .extend(drain.filter(|drain| has_room && drain.has_decided()));
                     self.leftovers.push_back(name);
                     return Ok(on_to_the_next);
                 }
@@ -78,15 +85,22 @@ impl Worker {
             Err(error) => {
                 // The next search finds it again; but what is delivered already is not sent again
                 // because its checkpoint failed.
-                self.leftover.take_if(|drain| !drain.has_delivered());
+                let is_parked = drain.lacks_letters() && self.parked.len() < MOST_OPEN;
+                let closed = |drain: &mut Drain| is_parked || !drain.has_decided();
+                let leftover = self.leftover.take_if(closed);
+                self.parked.extend(leftover.filter(|_| is_parked));
                 return Err(error);
             }
         }
-        if let Some(done) = self.leftover.take() {
-            if let Some(name) = done.name() {
+        if let Some(mut done) = self.leftover.take() {
+            let name = done.name().cloned();
+            if let Some(name) = &name {
                 self.deferred.forget(name);
             }
-            done.remove_foreign()?;
+            match done.foreign_end()?.offset > reached {
+                true => self.grown.extend(name),
+                false => drop(done.remove_foreign()?),
+            }
         }
         Ok(on_to_the_next)
     }
@@ -95,10 +109,14 @@ impl Worker {
         if let Some(name) = self.leftovers.pop_front() {
             return Ok(Some(name));
         }
-        self.adopted = None;
         let is_due = self
             .searched
             .is_none_or(|searched| searched.elapsed() >= SEARCH_AGAIN);
+        if !is_due && !self.grown.is_empty() {
+            self.leftovers.extend(self.grown.drain(..));
+            return Ok(self.leftovers.pop_front());
+        }
+        self.adopted = None;
         if !is_due {
             return Ok(None);
         }
@@ -111,6 +129,7 @@ impl Worker {
         self.searched = Some(now);
         // What is left of it does no harm.
         let _ = orphans::remove(directory, orphans::YOUNG);
+        self.grown.clear();
         let mut names = directory.logs()?;
         self.refused.put_last(&mut names);
         self.leftovers = names.into();

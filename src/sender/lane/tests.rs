@@ -149,13 +149,15 @@ fn a_live_log_stays_and_what_is_written_to_it_later_goes_too() {
     assert_eq!(logs.pass(&mut server), 1);
     assert!(logs.path(0, Extension::Jsonl).exists());
     assert!(logs.unfinished().is_empty());
-    // Also while it is open.
+    // What comes while it is open, when the others have had their turn.
     logs.append(0, &start(1));
     logs.look();
     assert!(logs.lane.step(&mut server, true).is_some());
     logs.append(0, &start(2));
     logs.look();
     assert_eq!(logs.unfinished(), [0], "it is there once");
+    assert_eq!(logs.pass(&mut server), 0);
+    logs.look();
     assert_eq!(logs.pass(&mut server), 1);
     drop(writer);
     logs.look();
@@ -352,4 +354,76 @@ fn a_few_refused_at_the_end_of_the_only_log_are_given_up_if_the_rest_of_it_was_t
     logs.pass(&mut server);
     assert!(logs.unfinished().is_empty());
     assert_eq!(logs.letters(0), 2);
+}
+
+#[test]
+fn dead_letters_that_cannot_be_written_hold_up_no_other_log_and_nothing_goes_twice() {
+    for bad in [start(0), start(0) + &end(1)] {
+        let mut logs = Logs::new(&[&bad, &start(2), &start(3)]);
+        let mut server = Server::new(|sent| match sent.numbers().contains(&0) {
+            true => refuse("no such id"),
+            false => accept(),
+        });
+        let letters = logs.path(0, Extension::Deadletter);
+        fs::create_dir(&letters).unwrap();
+        for _ in 0..3 {
+            logs.pass(&mut server);
+            assert_eq!(logs.unfinished(), [0]);
+            assert_eq!(logs.lane.release_at(), None);
+            logs.look();
+        }
+        let sent = server.sent.len();
+        assert_eq!(server.numbers()[sent - 2..], [[2], [3]]);
+        let told = |event: &&Event| matches!(event, Event::Degraded { .. });
+        assert_eq!(server.events.iter().filter(told).count(), 1);
+        fs::remove_dir(&letters).unwrap();
+        logs.pass(&mut server);
+        assert!(logs.unfinished().is_empty());
+        assert_eq!((logs.letters(0), server.sent.len()), (1, sent));
+    }
+}
+
+#[test]
+fn among_very_many_lanes_no_file_stays_open_without_need() {
+    let mut logs = Logs::new(&[&start(0), &start(1)]);
+    logs.lane.is_crowded = true;
+    let mut answers = vec![lost()].into_iter();
+    let mut server = Server::new(move |_| answers.next().unwrap_or_else(accept));
+    let is_free = |logs: &Logs, n| {
+        let drain = Drain::open(&logs.lane.directory, &Logs::name(n), false);
+        drain.unwrap().is_some()
+    };
+    assert!(logs.lane.step(&mut server, true).is_none());
+    assert!(is_free(&logs, 0));
+    assert_eq!(logs.unfinished(), [0, 1]);
+    logs.lane.replay.hurry();
+    assert!(logs.lane.step(&mut server, true).is_some());
+    assert!(is_free(&logs, 0));
+    assert_eq!(logs.pass(&mut server), 1);
+    assert_eq!(server.numbers(), [[0], [0], [1]]);
+    assert!(logs.lane.directory.entries().unwrap().is_empty());
+}
+
+#[test]
+fn among_very_many_lanes_no_call_is_held_back() {
+    let mut logs = Logs::new(&[&start(0)]);
+    let _writer = logs.writer(0);
+    logs.lane.directory.remember_whole_calls();
+    logs.lane.is_crowded = true;
+    let mut server = Server::new(whole_calls());
+    assert_eq!(logs.pass(&mut server), 1);
+    assert!(logs.unfinished().is_empty());
+}
+
+#[test]
+fn logs_that_have_not_had_their_turn_go_before_those_that_grow() {
+    let mut logs = Logs::new(&[&start(0), &start(1), &start(2)]);
+    let _writers = [logs.writer(0), logs.writer(1)];
+    let mut server = Server::new(|_| accept());
+    for n in 3..7 {
+        assert!(logs.lane.step(&mut server, true).is_some());
+        logs.append(0, &start(n));
+        logs.look();
+    }
+    assert_eq!(server.numbers()[..3], [[0], [1], [2]]);
 }
