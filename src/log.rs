@@ -16,43 +16,32 @@
 
 mod commit;
 mod lines;
+mod progress;
 mod recover;
 mod rounds;
 mod state;
+mod timer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::policy::Durability;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::name::FileName;
 use crate::record::Line;
 use crate::segment::Segment;
 use crate::sys::Process;
 
 use self::rounds::Rounds;
 pub(crate) use self::state::{OwnFile, Position};
-use self::state::{State, Thread, synced_end};
+use self::state::{State, Thread};
 
 /// How much may be buffered before the one who appends writes it out.
 const WRITE_PIECE: u64 = 4 * lines::BLOCK as u64;
 
 /// So many bytes are synced without waiting for the timer, or half of the queue if that is less.
 const SYNC_PIECE: u64 = 4 << 20;
-
-/// How long a buffered line stays in memory while there is traffic.
-const NAP: Duration = Duration::from_millis(1);
-
-/// How long the thread naps at most when there was traffic: who appends or syncs wakes nobody then.
-const LONGEST_NAP: Duration = Duration::from_millis(100);
-
-/// How long the thread waits before it tries storage again that has failed.
-const AFTER_FAILURE: Duration = Duration::from_millis(500);
-
-/// How long statistics wait at most for whoever holds the log.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// What the log is told once.
 pub(crate) struct Limits {
@@ -263,69 +252,6 @@ impl Log {
         self.sync_to(position)
     }
 
-    /// The thread's share: writes what is only buffered, syncs what is due. Returns when to come
-    /// back; `None` promises that the next append, or the end of a running sync, wakes the thread.
-    pub fn keep_time(&self) -> Option<Instant> {
-        let mut state = self.lock();
-        state.thread_told = false;
-        state.thread = Thread::Looks;
-        if state.synced > state.shown {
-            // A caller may have synced it since the thread last looked for what it can send.
-            state.shown = state.synced;
-            return Some(Instant::now());
-        }
-        let now = Instant::now();
-        let Some(oldest) = state.oldest else {
-            if state.looked < state.accepted {
-                state.looked = state.accepted;
-                // To be woken by each of those who wait for a sync would cost them more.
-                return Some(now + self.nap());
-            }
-            state.thread = Thread::Sleeps;
-            state.lines.shrink();
-            return None;
-        };
-        let due = oldest + self.limits.sync_interval;
-        // An error stays with the lines: whoever appends or syncs next meets it and reports it.
-        // Who waits does not wait for a timer that is far away, nor does storage that has failed.
-        let is_awaited = state.synced < state.awaited;
-        let is_due = now >= due || state.failure.is_some() || is_awaited;
-        if (is_due || self.is_much_to_sync(&state)) && !state.sync_running {
-            // While the disk is busy with what is written, who appends writes more.
-            let goal = if is_due { state.accepted } else { 0 };
-            let synced = self.lead_sync(state, goal).is_ok();
-            return Some(if synced { now } else { now + AFTER_FAILURE });
-        }
-        if !state.write_running {
-            let goal = state.accepted;
-            let (after, written) = self.write_out(state, goal);
-            if written.is_err() {
-                return Some(now + AFTER_FAILURE);
-            }
-            state = after;
-        }
-        if self.limits.durability == Durability::Buffered {
-            return Some(now + NAP);
-        }
-        if due <= now + LONGEST_NAP {
-            return Some(due.max(now + NAP));
-        }
-        if state.synced > state.shown {
-            // Meanwhile, and nobody has told the thread.
-            return Some(now);
-        }
-        state.thread = Thread::Waits;
-        Some(due)
-    }
-
-    /// How long the thread may not look at the log without anybody missing it.
-    fn nap(&self) -> Duration {
-        match self.limits.durability {
-            Durability::Buffered => NAP,
-            _ => self.limits.sync_interval.min(LONGEST_NAP),
-        }
-    }
-
     /// Takes no more lines from here on; never waits.
     pub fn refuse(&self) {
         self.refuses.store(true, Ordering::Release);
@@ -353,102 +279,10 @@ impl Log {
         synced
     }
 
-    /// Records and bytes accepted so far.
-    pub fn accepted(&self) -> (u64, u64) {
-        let records = self.accepted_records.load(Ordering::Acquire);
-        (records, self.accepted.load(Ordering::Acquire))
-    }
-
-    /// The position before which everything has left the log.
-    pub fn delivered(&self) -> u64 {
-        self.delivered.load(Ordering::Acquire)
-    }
-
-    /// The position before which everything is on the disk.
-    pub fn synced(&self) -> u64 {
-        self.synced.load(Ordering::Acquire)
-    }
-
-    pub fn set_delivered(&self, position: u64) {
-        self.delivered.fetch_max(position, Ordering::AcqRel);
-    }
-
     /// Holds what a write that hangs holds.
     #[cfg(test)]
     pub fn hang(&self) -> impl Drop + '_ {
         self.lock()
-    }
-
-    #[cfg(test)]
-    pub fn position(&self) -> Position {
-        self.lock().position()
-    }
-
-    /// The position and the failure, for those who must not wait: `None` while a write hangs.
-    pub fn glance(&self) -> Option<(Position, Option<Error>)> {
-        let until = Instant::now() + GLANCE;
-        loop {
-            let state = match self.state.try_lock() {
-                Ok(state) => state,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                    std::thread::yield_now();
-                    continue;
-                }
-                Err(TryLockError::WouldBlock) => return None,
-            };
-            return Some((state.position(), state.failure.clone()));
-        }
-    }
-
-    /// The oldest own file that is not delivered to its end yet.
-    pub fn oldest_file(&self) -> Option<OwnFile> {
-        let state = self.lock();
-        if let Some(file) = state.sealed.first() {
-            return Some(file.clone());
-        }
-        let open = [state.failed.first(), state.sealing.as_ref()];
-        let segment = open.into_iter().flatten().next();
-        let segment = segment.or(state.current.as_ref())?;
-        Some(OwnFile {
-            name: segment.name().clone(),
-            base: segment.base,
-            end: synced_end(segment, state.synced),
-            sealed: false,
-        })
-    }
-
-    /// The client's own files, which are not leftovers.
-    pub fn is_own(&self, name: &FileName) -> bool {
-        let state = self.lock();
-        let open = [&state.current, &state.sealing];
-        open.into_iter().flatten().any(|open| open.name() == name)
-            || state.failed.iter().any(|failed| failed.name() == name)
-            || state.sealed.iter().any(|sealed| &sealed.name == name)
-    }
-
-    /// An own file is delivered to its end and removed.
-    pub fn forget(&self, name: &FileName) {
-        self.lock().sealed.retain(|file| &file.name != name);
-    }
-
-    /// Memory storage: copies lines from `position` on; returns how many bytes.
-    pub fn read_memory(&self, buffer: &mut [u8], position: u64) -> usize {
-        let state = self.lock();
-        let mut filled = 0;
-        for piece in state.lines.pieces(position) {
-            let n = piece.len().min(buffer.len() - filled);
-            buffer[filled..filled + n].copy_from_slice(&piece[..n]);
-            filled += n;
-        }
-        filled
-    }
-
-    /// Memory storage: forgets the lines before `position`, which are delivered or refused.
-    pub fn release_memory(&self, position: u64) {
-        let mut state = self.lock();
-        state.lines.drop_before(position);
-        self.wake_waiters(&state);
     }
 
     /// Waits, within the limit, until the queue can take `len` more bytes.

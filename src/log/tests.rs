@@ -2,9 +2,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::timer::{LONGEST_NAP, NAP};
 use super::*;
 use crate::faults;
-use crate::name::Extension;
+use crate::name::{Extension, FileName};
 use crate::record::Kind;
 
 const LIMITS: Limits = Limits {
