@@ -427,3 +427,41 @@ fn logs_that_have_not_had_their_turn_go_before_those_that_grow() {
     }
     assert_eq!(server.numbers()[..3], [[0], [1], [2]]);
 }
+
+#[test]
+fn while_no_dead_letter_can_be_written_no_more_is_given_up_than_otherwise() {
+    let mut logs = Logs::new(&[&start(0), &start(1), &start(2)]);
+    let mut server = Server::new(|_| refuse("whatever it is"));
+    let letters = [0, 1, 2].map(|n| logs.path(n, Extension::Deadletter));
+    for path in &letters {
+        fs::create_dir(path).unwrap();
+    }
+    let look = |logs: &mut Logs, server: &mut Server<'_>| {
+        logs.look();
+        logs.lane.replay.hurry();
+        logs.pass(server);
+    };
+    (0..4).for_each(|_| look(&mut logs, &mut server));
+    for path in &letters {
+        fs::remove_dir(path).unwrap();
+    }
+    (0..4).for_each(|_| look(&mut logs, &mut server));
+    assert_eq!([0, 1, 2].map(|n| logs.letters(n)), [1, 0, 0]);
+    assert_eq!(logs.unfinished().len(), 2);
+    assert!(logs.lane.replay.paused().is_some());
+}
+
+#[test]
+fn what_waits_for_its_dead_letters_keeps_no_more_of_its_log_in_memory() {
+    let log = starts(0..3 * config::BATCH_RECORDS);
+    let mut logs = Logs::new(&[&log, &start(9)]);
+    let bad = config::BATCH_RECORDS + 1;
+    let mut server = Server::new(|sent| match sent.numbers().contains(&bad) {
+        true => refuse("no such id"),
+        false => accept(),
+    });
+    fs::create_dir(logs.path(0, Extension::Deadletter)).unwrap();
+    logs.pass(&mut server);
+    let held = &logs.lane.held;
+    assert!(held.len() == 1 && held[0].ahead.is_none());
+}
