@@ -233,10 +233,8 @@ impl Sender {
                 }
             }
         }
-        let is_crowded = self.lanes.len() > MOST_OPEN;
-        self.lanes
-            .iter_mut()
-            .for_each(|lane| lane.is_crowded = is_crowded);
+        let room = MOST_OPEN / self.lanes.len().max(1);
+        self.lanes.iter_mut().for_each(|lane| lane.room = room);
         unread
     }
 

@@ -386,7 +386,7 @@ fn dead_letters_that_cannot_be_written_hold_up_no_other_log_and_nothing_goes_twi
 #[test]
 fn among_very_many_lanes_no_file_stays_open_without_need() {
     let mut logs = Logs::new(&[&start(0), &start(1)]);
-    logs.lane.is_crowded = true;
+    logs.lane.room = 0;
     let mut answers = vec![lost()].into_iter();
     let mut server = Server::new(move |_| answers.next().unwrap_or_else(accept));
     let is_free = |logs: &Logs, n| {
@@ -409,7 +409,7 @@ fn among_very_many_lanes_no_call_is_held_back() {
     let mut logs = Logs::new(&[&start(0)]);
     let _writer = logs.writer(0);
     logs.lane.directory.remember_whole_calls();
-    logs.lane.is_crowded = true;
+    logs.lane.room = 0;
     let mut server = Server::new(whole_calls());
     assert_eq!(logs.pass(&mut server), 1);
     assert!(logs.unfinished().is_empty());
@@ -464,4 +464,20 @@ fn what_waits_for_its_dead_letters_keeps_no_more_of_its_log_in_memory() {
     logs.pass(&mut server);
     let held = &logs.lane.held;
     assert!(held.len() == 1 && held[0].ahead.is_none());
+}
+
+#[test]
+fn among_very_many_lanes_a_log_that_grows_keeps_no_other_back_and_comes_to_an_end() {
+    let mut logs = Logs::new(&[&start(0), &start(1)]);
+    let _writer = logs.writer(0);
+    logs.lane.room = 0;
+    let mut server = Server::new(|_| accept());
+    for n in 2..9 {
+        logs.lane.step(&mut server, true);
+        logs.append(0, &start(n));
+    }
+    assert_eq!(server.numbers(), [[0], [1]]);
+    assert!(logs.unfinished().is_empty());
+    logs.look();
+    assert_eq!(logs.pass(&mut server), 7);
 }
