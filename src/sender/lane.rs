@@ -169,8 +169,13 @@ impl Lane {
                 }
                 Err(error) if drain.lacks_letters() && has_room => {
                     self.end = None;
+                    let mut others = self.held.iter().chain(&self.to_release);
+                    let is_told = others.any(Drain::lacks_letters);
                     self.held.extend(self.drain.take());
-                    Err(error)
+                    match is_told {
+                        true => Ok(()),
+                        false => Err(error),
+                    }
                 }
                 Err(error) if drain.has_decided() => {
                     // Perhaps it is delivered and only the checkpoint failed: kept, so that it is

@@ -429,6 +429,22 @@ fn logs_that_have_not_had_their_turn_go_before_those_that_grow() {
 }
 
 #[test]
+fn that_dead_letters_cannot_be_written_is_told_once_however_many_logs_that_is_about() {
+    let logs: Vec<String> = (0..4).map(|n| format!("oops\n{}", start(n))).collect();
+    let logs: Vec<&str> = logs.iter().map(String::as_str).collect();
+    let mut logs = Logs::new(&logs);
+    let mut server = Server::new(|_| accept());
+    (0..4).for_each(|n| fs::create_dir(logs.path(n, Extension::Deadletter)).unwrap());
+    for _ in 0..5 {
+        logs.pass(&mut server);
+        logs.look();
+    }
+    let told = |event: &&Event| matches!(event, Event::Degraded { .. });
+    assert_eq!(server.events.iter().filter(told).count(), 1);
+    assert!(logs.lane.error.is_some());
+}
+
+#[test]
 fn while_no_dead_letter_can_be_written_no_more_is_given_up_than_otherwise() {
     let mut logs = Logs::new(&[&start(0), &start(1), &start(2)]);
     let mut server = Server::new(|_| refuse("whatever it is"));
