@@ -200,7 +200,11 @@ impl Sender {
                 on_event(&Event::Degraded { error });
             }
             let (settled, is_busy) = self.pass(until, on_event);
-            let left = self.pending_bytes();
+            // That takes long where there are many files, and who watches does not end by it.
+            let left = match until.watch {
+                true => 0,
+                false => self.pending_bytes(),
+            };
             // Another process that delivers a file we wait for is progress, too.
             if settled || left < left_before {
                 moved = Instant::now();
