@@ -160,16 +160,20 @@ impl Replay {
         if batch.end == drain.offset() {
             return Ok(Progress::Idle);
         }
+        let was_given_up = batch.gives_up;
         let ran = self.run(&mut batch, drain, end, &limits, host);
         // It may wait for long now.
         batch.calls = None;
-        let gives_up = batch.refused > 0 && !batch.is_taken();
+        if ran.is_ok() && !was_given_up {
+            // That is decided, whether or not its letter can be written.
+            self.gave_up_one |= batch.refused > 0 && !batch.is_taken();
+        }
         drain.batch = Some(batch);
         let stop = match ran {
             Ok(ahead) => {
-                drain.ahead = ahead;
                 let settled = drain.settle(end, &mut |event| host.tell(event))?;
-                self.gave_up_one |= gives_up;
+                // Not before: if that fails, many logs may be in this state.
+                drain.ahead = ahead;
                 return Ok(Progress::Settled(settled));
             }
             Err(stop) => stop,

@@ -200,7 +200,11 @@ impl Sender {
                 on_event(&Event::Degraded { error });
             }
             let (settled, is_busy) = self.pass(until, on_event);
-            let left = self.pending_bytes();
+            // That takes long where there are many files, and who watches does not end by it.
+            let left = match until.watch {
+                true => 0,
+                false => self.pending_bytes(),
+            };
             // Another process that delivers a file we wait for is progress, too.
             if settled || left < left_before {
                 moved = Instant::now();
@@ -233,10 +237,8 @@ impl Sender {
                 }
             }
         }
-        let is_crowded = self.lanes.len() > MOST_OPEN;
-        self.lanes
-            .iter_mut()
-            .for_each(|lane| lane.is_crowded = is_crowded);
+        let room = MOST_OPEN / self.lanes.len().max(1);
+        self.lanes.iter_mut().for_each(|lane| lane.room = room);
         unread
     }
 

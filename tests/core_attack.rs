@@ -477,6 +477,7 @@ fn part() {
         }
         "descriptors" => without_descriptors(Path::new(&root)),
         "projects" => more_projects_than_descriptors(Path::new(&root)),
+        "letters" => more_without_dead_letters_than_descriptors(Path::new(&root)),
         "nobody" => as_nobody(Path::new(&root)),
         "umask" => {
             // SAFETY: changes nothing but this process's mask.
@@ -591,6 +592,39 @@ fn more_projects_than_descriptors(root: &Path) {
 fn more_projects_than_descriptors_are_delivered_when_the_server_is_back() {
     let dir = tempfile::tempdir().unwrap();
     play("projects", dir.path(), "ulimit -n 200;");
+}
+
+/// Logs whose dead letters cannot be written for a while, more than there are descriptors.
+fn more_without_dead_letters_than_descriptors(root: &Path) {
+    let collector = Collector::start().unwrap();
+    let projects = (0..20).map(|n| root.join("e").join(format!("p{n}")));
+    let logs: Vec<_> = projects
+        .flat_map(|project| (0..20).map(move |n| project.join(format!("{n}_a.jsonl"))))
+        .collect();
+    for (n, log) in logs.iter().enumerate() {
+        fs::create_dir_all(log.with_extension("deadletter")).unwrap();
+        let line = serde_json::json!({"type": "call_start", "req": start(n)});
+        fs::write(log, format!("oops\n{line}\n")).unwrap();
+        fs::write(log.with_extension("lock"), "0").unwrap();
+    }
+    let summary = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(3));
+            for log in &logs {
+                fs::remove_dir(log.with_extension("deadletter")).unwrap();
+            }
+        });
+        send_to(&collector.url(), root, Duration::from_secs(10))
+    });
+    assert_eq!((summary.pending_bytes, summary.corrupt), (0, 400));
+    assert_each_start_once(&collector, 0..400);
+    std::process::exit(0);
+}
+
+#[test]
+fn logs_without_dead_letters_are_delivered_when_these_can_be_written_however_many_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    play("letters", dir.path(), "ulimit -n 300;");
 }
 
 #[test]

@@ -16,7 +16,8 @@ use crate::report::Event;
 use crate::sender::deferral::Deferrals;
 use crate::sender::refused::Refused;
 
-/// So many files stay open while their ends wait for other files.
+/// So many files stay open while they wait for something: a process has only so many descriptors,
+/// and a request or a dead letter needs one, too.
 pub(crate) const MOST_OPEN: usize = 100;
 
 /// One directory of logs, and the state of sending its project.
@@ -37,9 +38,11 @@ pub(crate) struct Lane {
     refused: Refused,
     pub error: Option<String>,
     deferred: Deferrals,
-    /// There are so many lanes that none may keep a file open without need: a process has only so
-    /// many descriptors, and a request needs one, too.
-    pub is_crowded: bool,
+    /// So many files may stay open while they wait: the share of one lane. None: the lanes are so
+    /// many that the one that is being delivered is closed after each batch, too.
+    pub room: usize,
+    /// That one, and how far it is delivered in this run.
+    closed: Option<(FileName, End)>,
 }
 
 impl Lane {
@@ -61,7 +64,8 @@ impl Lane {
             refused: Refused::default(),
             error: None,
             deferred: Deferrals::default(),
-            is_crowded: false,
+            room: MOST_OPEN,
+            closed: None,
         }
     }
 
@@ -106,7 +110,7 @@ impl Lane {
     /// now. `alone`: no other lane has any.
     pub fn step(&mut self, desk: &mut dyn Host, alone: bool) -> Option<Settled> {
         let settled = self.step_file(desk, alone);
-        if self.is_crowded {
+        if self.room == 0 {
             self.close_for_now();
         }
         settled
@@ -128,8 +132,8 @@ impl Lane {
                     false => return None,
                 }
             };
-            drain.reads_ahead = alone;
-            drain.may_hold = has_room && !self.is_crowded;
+            drain.reads_ahead = alone && self.room > 0;
+            drain.may_hold = has_room;
             let is_alone = |name| self.refused.is_alone(name);
             drain.takes_others = self.replay.flows() || drain.name().is_some_and(is_alone);
             let stepped = self.replay.step(drain, end, desk);
@@ -165,8 +169,13 @@ impl Lane {
                 }
                 Err(error) if drain.lacks_letters() && has_room => {
                     self.end = None;
+                    let mut others = self.held.iter().chain(&self.to_release);
+                    let is_told = others.any(Drain::lacks_letters);
                     self.held.extend(self.drain.take());
-                    Err(error)
+                    match is_told {
+                        true => Ok(()),
+                        false => Err(error),
+                    }
                 }
                 Err(error) if drain.has_decided() => {
                     // Perhaps it is delivered and only the checkpoint failed: kept, so that it is
@@ -225,6 +234,8 @@ impl Lane {
             match opened {
                 Ok(Some((mut drain, end))) => {
                     drain.may_defer = self.deferred.may_wait(&self.directory, &name);
+                    let closed = self.closed.take().filter(|(closed, _)| *closed == name);
+                    let end = closed.map_or(end, |(_, end)| end);
                     self.drain = Some(drain);
                     self.end = Some(end);
                     return true;
@@ -258,13 +269,13 @@ impl Lane {
 
     /// May one more file stay open?
     fn has_room(&self) -> bool {
-        self.held.len() + self.to_release.len() < MOST_OPEN
+        self.held.len() + self.to_release.len() < self.room
     }
 
     /// Closes the open file, unless something would be lost with it: it is the next one again.
     fn close_for_now(&mut self) {
         if let Some(drain) = self.drain.take_if(|drain| !drain.has_decided()) {
-            self.end = None;
+            self.closed = drain.name().cloned().zip(self.end.take());
             self.todo.extend(drain.name().cloned());
         }
     }

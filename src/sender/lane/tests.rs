@@ -386,7 +386,7 @@ fn dead_letters_that_cannot_be_written_hold_up_no_other_log_and_nothing_goes_twi
 #[test]
 fn among_very_many_lanes_no_file_stays_open_without_need() {
     let mut logs = Logs::new(&[&start(0), &start(1)]);
-    logs.lane.is_crowded = true;
+    logs.lane.room = 0;
     let mut answers = vec![lost()].into_iter();
     let mut server = Server::new(move |_| answers.next().unwrap_or_else(accept));
     let is_free = |logs: &Logs, n| {
@@ -409,7 +409,7 @@ fn among_very_many_lanes_no_call_is_held_back() {
     let mut logs = Logs::new(&[&start(0)]);
     let _writer = logs.writer(0);
     logs.lane.directory.remember_whole_calls();
-    logs.lane.is_crowded = true;
+    logs.lane.room = 0;
     let mut server = Server::new(whole_calls());
     assert_eq!(logs.pass(&mut server), 1);
     assert!(logs.unfinished().is_empty());
@@ -426,4 +426,74 @@ fn logs_that_have_not_had_their_turn_go_before_those_that_grow() {
         logs.look();
     }
     assert_eq!(server.numbers()[..3], [[0], [1], [2]]);
+}
+
+#[test]
+fn that_dead_letters_cannot_be_written_is_told_once_however_many_logs_that_is_about() {
+    let logs: Vec<String> = (0..4).map(|n| format!("oops\n{}", start(n))).collect();
+    let logs: Vec<&str> = logs.iter().map(String::as_str).collect();
+    let mut logs = Logs::new(&logs);
+    let mut server = Server::new(|_| accept());
+    (0..4).for_each(|n| fs::create_dir(logs.path(n, Extension::Deadletter)).unwrap());
+    for _ in 0..5 {
+        logs.pass(&mut server);
+        logs.look();
+    }
+    let told = |event: &&Event| matches!(event, Event::Degraded { .. });
+    assert_eq!(server.events.iter().filter(told).count(), 1);
+    assert!(logs.lane.error.is_some());
+}
+
+#[test]
+fn while_no_dead_letter_can_be_written_no_more_is_given_up_than_otherwise() {
+    let mut logs = Logs::new(&[&start(0), &start(1), &start(2)]);
+    let mut server = Server::new(|_| refuse("whatever it is"));
+    let letters = [0, 1, 2].map(|n| logs.path(n, Extension::Deadletter));
+    for path in &letters {
+        fs::create_dir(path).unwrap();
+    }
+    let look = |logs: &mut Logs, server: &mut Server<'_>| {
+        logs.look();
+        logs.lane.replay.hurry();
+        logs.pass(server);
+    };
+    (0..4).for_each(|_| look(&mut logs, &mut server));
+    for path in &letters {
+        fs::remove_dir(path).unwrap();
+    }
+    (0..4).for_each(|_| look(&mut logs, &mut server));
+    assert_eq!([0, 1, 2].map(|n| logs.letters(n)), [1, 0, 0]);
+    assert_eq!(logs.unfinished().len(), 2);
+    assert!(logs.lane.replay.paused().is_some());
+}
+
+#[test]
+fn what_waits_for_its_dead_letters_keeps_no_more_of_its_log_in_memory() {
+    let log = starts(0..3 * config::BATCH_RECORDS);
+    let mut logs = Logs::new(&[&log, &start(9)]);
+    let bad = config::BATCH_RECORDS + 1;
+    let mut server = Server::new(|sent| match sent.numbers().contains(&bad) {
+        true => refuse("no such id"),
+        false => accept(),
+    });
+    fs::create_dir(logs.path(0, Extension::Deadletter)).unwrap();
+    logs.pass(&mut server);
+    let held = &logs.lane.held;
+    assert!(held.len() == 1 && held[0].ahead.is_none());
+}
+
+#[test]
+fn among_very_many_lanes_a_log_that_grows_keeps_no_other_back_and_comes_to_an_end() {
+    let mut logs = Logs::new(&[&start(0), &start(1)]);
+    let _writer = logs.writer(0);
+    logs.lane.room = 0;
+    let mut server = Server::new(|_| accept());
+    for n in 2..9 {
+        logs.lane.step(&mut server, true);
+        logs.append(0, &start(n));
+    }
+    assert_eq!(server.numbers(), [[0], [1]]);
+    assert!(logs.unfinished().is_empty());
+    logs.look();
+    assert_eq!(logs.pass(&mut server), 7);
 }
