@@ -303,3 +303,28 @@ fn what_is_accepted_while_the_client_is_finished_is_delivered_or_kept_and_counte
         }
     }
 }
+
+#[test]
+fn for_a_record_that_comes_after_the_finish_nothing_is_dropped() {
+    for when_full in [WhenFull::Reject, WhenFull::DropOldest] {
+        let dir = tempfile::tempdir().unwrap();
+        let before = client(dir.path());
+        (0..1_000).for_each(|n| drop(before.append(Kind::CallEnd, &end(n)).unwrap()));
+        before.finish(Duration::from_secs(60));
+        let config = Config::new("team", "app").root(dir.path()).sender(false);
+        let config = config.disk_budget(64 << 10).when_full(when_full);
+        let client = Client::open(config).unwrap();
+        client.finish(Duration::from_secs(60));
+        for client in [&before, &client] {
+            // Its thread holds no file any more.
+            while client.inner.thread.send(Message::Wake).is_ok() {
+                thread::yield_now();
+            }
+        }
+        let late = client.append(Kind::CallEnd, &end(0));
+        assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+        assert_eq!(client.stats().dropped, 0);
+        let found = crate::inspect::status(dir.path(), &mut |error| panic!("{error}"));
+        assert_eq!(found[0].pending_records, 1_000);
+    }
+}
