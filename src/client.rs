@@ -302,17 +302,22 @@ impl Inner {
 
     /// Books room on the disk for a record.
     fn book(&self, len: u64) -> Result<()> {
-        match &self.directory {
-            Some(directory) => self
-                .budget
-                .book(len, &mut |missing| self.make_room(directory, missing)),
-            None => Ok(()),
-        }
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        let booked = self
+            .budget
+            .book(len, &mut |missing| self.make_room(directory, missing));
+        booked.map_err(|no_room| match self.log.is_refusing() {
+            true => Error::Closed,
+            false => no_room,
+        })
     }
 
     /// At the disk budget: drops the oldest file, if that is what was asked for. Was one dropped?
     fn make_room(&self, directory: &Directory, missing: u64) -> bool {
-        if self.when_full == WhenFull::Reject {
+        // For a record that is refused anyway nothing is dropped.
+        if self.when_full == WhenFull::Reject || self.log.is_refusing() {
             return false;
         }
         let mut trouble = |error: Error| {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use self::environment::Lookup;
 use self::policy::{Durability, Storage, WhenFull};
 use crate::error::Error;
+use crate::http::server_url::holds_key;
 use crate::name::{check_entity_or_project, split_project};
 use crate::report::Event;
 
@@ -328,11 +329,16 @@ impl Config {
 impl fmt::Debug for Config {
     /// All options but the key, which no log may show.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.api_key.as_deref();
+        let server = match key.is_some_and(|key| holds_key(&self.server, key)) {
+            true => "(hidden: it holds the key)".to_owned(),
+            false => environment::without_password(&self.server),
+        };
         f.debug_struct("Config")
             .field("entity", &self.entity)
             .field("project", &self.project)
             .field("root", &self.root)
-            .field("server", &environment::without_password(&self.server))
+            .field("server", &server)
             .field("api_key", &self.api_key.as_ref().map(|_| "(hidden)"))
             .field("storage", &self.storage)
             .field("durability", &self.durability)

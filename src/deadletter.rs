@@ -205,9 +205,13 @@ impl DeadLetterFile {
 
     /// Hands every line to `see`.
     pub fn for_each(&self, see: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let rewind = || (&self.file).seek(SeekFrom::Start(0));
-        rewind().doing(READING, &self.path)?;
+        self.rewind()?;
         read(&self.file, &self.path, &mut |line| see(line).map(|()| true))
+    }
+
+    fn rewind(&self) -> Result<()> {
+        let rewind = || (&self.file).seek(SeekFrom::Start(0)).map(drop);
+        rewind().doing(READING, &self.path)
     }
 
     /// Keeps only the lines that `keep` says; if that is none, removes the file.
@@ -222,15 +226,21 @@ impl DeadLetterFile {
         };
         let mut file = create().doing("create", &temporary)?;
         let mut any = false;
-        let mut copy = |line: &[u8]| {
-            if !keep(line) {
-                return Ok(());
+        let mut copy = |piece: &[u8], is_whole: bool| {
+            let line = piece.trim_ascii();
+            if is_whole && (line.is_empty() || !keep(line)) {
+                return Ok(true);
             }
             any = true;
-            file.write_all(&[line, b"\n"].concat())
-                .doing("write", &temporary)
+            // What is longer than a dead letter can be stays as it is.
+            let written = match is_whole {
+                true => file.write_all(&[line, b"\n"].concat()),
+                false => file.write_all(piece),
+            };
+            written.doing("write", &temporary).map(|()| true)
         };
-        let copied = self.for_each(&mut copy);
+        let copied = self.rewind();
+        let copied = copied.and_then(|()| pieces(&self.file, &self.path, &mut copy));
         if let Err(error) = copied.and_then(|()| file.sync_data().doing("write", &temporary)) {
             let _ = fs::remove_file(&temporary);
             return Err(error);
@@ -257,14 +267,29 @@ pub(crate) fn read(
     path: &Path,
     see: &mut dyn FnMut(&[u8]) -> Result<bool>,
 ) -> Result<()> {
+    pieces(file, path, &mut |piece, _| {
+        let content = piece.trim_ascii();
+        Ok(content.is_empty() || see(content)?)
+    })
+}
+
+/// The same, byte for byte, and whether that is a whole line.
+fn pieces(
+    file: &File,
+    path: &Path,
+    see: &mut dyn FnMut(&[u8], bool) -> Result<bool>,
+) -> Result<()> {
     let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
+    let mut piece = Vec::new();
+    let mut goes_on = false;
     loop {
-        line.clear();
+        piece.clear();
         let mut limited = (&mut reader).take(LINE_LIMIT);
-        limited.read_until(b'\n', &mut line).doing(READING, path)?;
-        let content = line.trim_ascii();
-        if line.is_empty() || !content.is_empty() && !see(content)? {
+        limited.read_until(b'\n', &mut piece).doing(READING, path)?;
+        let is_cut = piece.len() as u64 == LINE_LIMIT && !piece.ends_with(b"\n");
+        let is_whole = !goes_on && !is_cut;
+        goes_on = is_cut;
+        if piece.is_empty() || !see(&piece, is_whole)? {
             return Ok(());
         }
     }

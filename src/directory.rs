@@ -192,7 +192,10 @@ pub(crate) fn places(
     let is_log = [Extension::Jsonl, Extension::Deadletter];
     let mut places = all_places(root, only, unread);
     places.retain(|place| match place.directory.names(&is_log) {
-        Ok(names) => !names.is_empty(),
+        Ok(names) => {
+            tell_links(place.directory.path(), &is_log, unread);
+            !names.is_empty()
+        }
         Err(error) => {
             unread(error);
             false
@@ -246,6 +249,25 @@ pub(crate) fn files(
     Ok(files)
 }
 
+/// Tells of links that stand where logs do, for the same reason as of those to directories.
+fn tell_links(path: &Path, is_log: &[Extension], unread: &mut dyn FnMut(Error)) {
+    let stands_for_log =
+        |name: &OsString| FileName::parse(name).is_some_and(|(_, found)| is_log.contains(&found));
+    // That the directory cannot be listed was told.
+    let links = entries(path, FileType::is_symlink).unwrap_or_default();
+    let links = links.iter().filter(|name| stands_for_log(name));
+    for link in links.map(|name| path.join(name)) {
+        if link.is_file() {
+            unread(is_link(&link, "read"));
+        }
+    }
+}
+
+fn is_link(path: &Path, doing: &'static str) -> Error {
+    let why = io::Error::other("it is a link, which is not followed");
+    Error::from_io(doing, path, why)
+}
+
 /// The directories in one, or the one of this name. A link to one is not followed, for what is
 /// there may be anybody's, but told: logs may be behind it, and those that are passed over in
 /// silence are never delivered.
@@ -262,8 +284,7 @@ fn subdirectories(path: &Path, only: Option<&str>, unread: &mut dyn FnMut(Error)
         let path = path.join(name);
         let is_link = path.is_symlink();
         if is_link && path.is_dir() {
-            let why = io::Error::other("it is a link, which is not followed");
-            unread(Error::from_io("look for logs in", &path, why));
+            unread(self::is_link(&path, "look for logs in"));
         }
         !is_link
     });

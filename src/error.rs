@@ -61,7 +61,8 @@ pub enum Error {
     /// parent; open a new client in the child.
     Forked,
     /// The client's thread is gone. What was accepted is in the log and is delivered by the next
-    /// client or by `weave-wal send`.
+    /// client or by `weave-wal send`; with [`Storage::Memory`](crate::Storage::Memory) it is lost with
+    /// the process.
     Stopped(String),
 }
 
@@ -162,7 +163,7 @@ impl fmt::Display for Error {
             ),
             Error::Stopped(why) => write!(
                 f,
-                "the weave-wal thread has stopped ({why}); the log keeps what was accepted"
+                "the weave-wal thread has stopped ({why}); a log on the disk keeps what was accepted"
             ),
         }
     }

@@ -17,7 +17,7 @@ pub(crate) use self::answer::{Answer, retry, unanswered};
 use self::answer::{Key, MAX_QUOTE, final_answer, judge, quote};
 use self::body::read_body;
 use self::lookup::Lookup;
-use self::server_url::{ServerUrl, check_key, encode_path};
+use self::server_url::{ServerUrl, check_key, encode_path, holds_key};
 use crate::base64;
 use crate::error::Error;
 
@@ -85,8 +85,7 @@ impl Server {
     ) -> Result<Self, Error> {
         let key = api_key.map(checked).transpose()?;
         let place = ServerUrl::parse(url)?;
-        // A short one is a stand-in, for a server that asks for none.
-        if api_key.is_some_and(|key| key.len() >= 16 && place.text.contains(key)) {
+        if api_key.is_some_and(|key| holds_key(&place.text, key)) {
             return Err(Error::Config(
                 "the server URL cannot be used: it holds the API key, which would be in every \
                  message; set it as in https://trace.wandb.ai"

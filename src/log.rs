@@ -257,6 +257,11 @@ impl Log {
         self.refuses.store(true, Ordering::Release);
     }
 
+    /// Does it take no more lines?
+    pub fn is_refusing(&self) -> bool {
+        self.refuses.load(Ordering::Acquire)
+    }
+
     /// Takes no more lines; what was accepted is synced and the writer lock let go. If that fails,
     /// the file stays open until the thread's timer has succeeded.
     pub fn close(&self) -> Result<()> {
@@ -290,7 +295,7 @@ impl Log {
         let mut state = self.lock();
         let mut since = None;
         loop {
-            if self.refuses.load(Ordering::Acquire) {
+            if self.is_refusing() {
                 return Err(Error::Closed);
             }
             if let Some(error) = state.failure.clone() {

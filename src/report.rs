@@ -29,8 +29,8 @@ pub struct Stats {
     pub leftover_files: u64,
     /// Records the server has answered with 2xx, leftovers included.
     pub delivered: u64,
-    /// Records that went to a dead-letter file because the server refused them, leftovers
-    /// included.
+    /// Records that the server refused, leftovers included. They went to a dead-letter file, if there
+    /// is one.
     pub rejected: u64,
     /// Damaged places that were quarantined in a dead-letter file.
     pub corrupt: u64,
@@ -72,7 +72,8 @@ pub struct Receipt {
     /// are kept below [`dir`](Self::dir) and delivered by the next client or `weave-wal send`.
     pub pending: u64,
     /// Records that the server refused since the client was opened. They are kept in dead-letter
-    /// files below [`dir`](Self::dir).
+    /// files below [`dir`](Self::dir); with [`Storage::Memory`](crate::Storage::Memory) they are gone,
+    /// and only the [event](Event::DeadLettered) has told why.
     pub rejected: u64,
     /// Damaged places that were quarantined since the client was opened.
     pub corrupt: u64,
@@ -116,7 +117,7 @@ pub enum Event {
     },
     /// Sending works again.
     Resumed,
-    /// The server refused a record; it is in the dead-letter file.
+    /// The server refused a record; it is in the dead-letter file, if there is one.
     DeadLettered {
         /// The dead-letter file; `None` with memory storage, where the record is gone.
         path: Option<PathBuf>,

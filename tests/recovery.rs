@@ -181,10 +181,36 @@ fn what_is_no_plain_file_is_never_touched() {
     // SAFETY: the name is a C string that lives until the call returns.
     assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
     let summary = send(dir.path(), &collector);
-    assert!(summary.is_complete(), "{summary:?}");
-    assert_eq!(summary.delivered, 1);
+    assert_eq!((summary.delivered, summary.pending), (1, 0), "{summary:?}");
+    assert!(summary.unread.unwrap().contains("0_link"));
     assert_eq!(fs::read_to_string(&target).unwrap(), "not a log\n");
     assert!(fifo.exists());
+}
+
+#[test]
+fn a_log_behind_a_link_is_left_alone_and_told() {
+    for extension in ["jsonl", "deadletter"] {
+        for client in ["", "client"] {
+            let (dir, collector) = (tempfile::tempdir().unwrap(), Collector::start().unwrap());
+            let outside = tempfile::tempdir().unwrap();
+            let path = left_behind(outside.path(), 1);
+            let place = dir.path().join("team/app").join(client);
+            fs::create_dir_all(&place).unwrap();
+            let link = place.join(format!("a.{extension}"));
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            let nothing = place.join(format!("b.{extension}"));
+            std::os::unix::fs::symlink("nowhere", nothing).unwrap();
+            let summary = send(dir.path(), &collector);
+            assert!(!summary.is_complete(), "{summary:?}");
+            assert_eq!(summary.delivered, 0);
+            let mut told = Vec::new();
+            let mut unread = |error: weave_wal::Error| told.push(error.to_string());
+            weave_wal::inspect::status(dir.path(), &mut unread);
+            assert_eq!(told, summary.unread.into_iter().collect::<Vec<_>>());
+            assert!(told[0].contains(link.to_str().unwrap()), "{told:?}");
+            assert!(path.exists());
+        }
+    }
 }
 
 #[test]

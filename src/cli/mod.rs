@@ -80,7 +80,7 @@ enum Trouble {
     Wrong(String),
     /// A file or a directory that cannot be used as it is: exit status 2.
     Unusable(String),
-    /// It was under way and could not go on, so something is left: exit status 1.
+    /// It was under way and could not go on, or the disk is full, so something is left: exit status 1.
     Failed(String),
 }
 
@@ -91,11 +91,14 @@ impl Trouble {
 }
 
 impl From<Error> for Trouble {
-    /// Before a command has done anything, every error is one of use or configuration.
+    /// Before a command has done anything, every error is one of use or configuration, but for a full
+    /// disk.
     fn from(error: Error) -> Self {
-        match error.is_config() {
-            true => Trouble::Wrong(error.to_string()),
-            false => Trouble::Unusable(error.to_string()),
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match error.io().map(io::Error::kind) {
+            Some(StorageFull | QuotaExceeded) => Trouble::failed(error),
+            _ if error.is_config() => Trouble::Wrong(error.to_string()),
+            _ => Trouble::Unusable(error.to_string()),
         }
     }
 }
@@ -312,6 +315,28 @@ mod tests {
             for option in [command.known.flags, command.known.options].concat() {
                 assert!(help.contains(option), "{} {option}", command.name);
             }
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_wrong_use() {
+        use io::ErrorKind;
+        for (kind, is_left) in [
+            (ErrorKind::StorageFull, true),
+            (ErrorKind::QuotaExceeded, true),
+            (ErrorKind::FileTooLarge, false),
+            (ErrorKind::PermissionDenied, false),
+        ] {
+            let trouble = Trouble::from(Error::Io {
+                doing: "lock",
+                path: PathBuf::from("a.lock"),
+                source: io::Error::from(kind).into(),
+            });
+            assert_eq!(
+                matches!(trouble, Trouble::Failed(_)),
+                is_left,
+                "{trouble:?}"
+            );
         }
     }
 

@@ -203,3 +203,128 @@ fn no_option_is_too_large_for_the_thread() {
     let flushed = client.flush(Duration::from_secs(60)).unwrap();
     assert_eq!(flushed.pending, 0, "{flushed:?}");
 }
+
+#[test]
+fn what_is_accepted_while_the_client_is_finished_is_delivered_or_kept_and_counted() {
+    use crate::collector::{Collector, Mode};
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    const THREADS: u64 = 4;
+    let ways = [
+        Durability::Buffered,
+        Durability::Written,
+        Durability::Synced,
+    ];
+    let refuses = Mode::Status(503, String::new(), Vec::new());
+    let servers = [
+        (Mode::Accept, Duration::from_secs(60)),
+        (refuses.clone(), Duration::from_millis(200)),
+        (refuses, Duration::ZERO),
+    ];
+    for (round, durability) in (0..2).flat_map(|round| ways.map(|way| (round, way))) {
+        for (mode, deadline) in servers.clone() {
+            let at = format!("{durability:?}, {mode:?}, {deadline:?}, {round}");
+            let dir = tempfile::tempdir().unwrap();
+            let collector = Collector::start().unwrap();
+            collector.set_mode(mode);
+            let config = Config::new("team", "app").root(dir.path());
+            let config = config.server(collector.url()).durability(durability);
+            // Some wait for room when the end comes, and files follow each other.
+            let config = config.queue_records(8).segment_bytes(4 << 10);
+            let client = Client::open(config).unwrap();
+            let (has_finished, begun) = (AtomicBool::new(false), AtomicU64::new(0));
+            let append = |thread: u64| {
+                let mut accepted = Vec::new();
+                for n in 0.. {
+                    let id = thread << 32 | n;
+                    let is_late = has_finished.load(Ordering::SeqCst);
+                    match client.append(Kind::CallEnd, &end(id)) {
+                        Ok(_) => {
+                            assert!(!is_late, "{at}");
+                            begun.fetch_add(1, Ordering::SeqCst);
+                            accepted.push(format!("{id:016x}"));
+                        }
+                        Err(Error::Closed) => break,
+                        Err(error) => panic!("{at}: {error}"),
+                    }
+                }
+                accepted
+            };
+            let (receipt, accepted) = thread::scope(|scope| {
+                let append = &append;
+                let threads = (0..THREADS).map(|thread| scope.spawn(move || append(thread)));
+                let threads: Vec<_> = threads.collect();
+                while begun.load(Ordering::SeqCst) < 50 + 37 * round {
+                    thread::yield_now();
+                }
+                let receipt = client.finish(deadline);
+                has_finished.store(true, Ordering::SeqCst);
+                let accepted = threads.into_iter().flat_map(|one| one.join().unwrap());
+                (receipt, accepted.collect::<BTreeSet<_>>())
+            });
+            while client.inner.thread.send(Message::Wake).is_ok() {
+                thread::yield_now();
+            }
+            drop(client);
+            let delivered = collector.counts();
+            let mut found = BTreeSet::new();
+            for ((_, id), times) in &delivered {
+                assert_eq!(*times, 1, "{at}: {id}");
+                found.insert(id.clone());
+            }
+            for path in
+                crate::inspect::logs(dir.path(), None, &mut |error| panic!("{error}")).unwrap()
+            {
+                crate::inspect::read(&path, crate::inspect::From::Checkpoint, &mut |item| {
+                    let crate::inspect::Item::Record { req, .. } = item else {
+                        panic!("{at}: {item:?}")
+                    };
+                    let req: serde_json::Value = serde_json::from_str(&req).unwrap();
+                    let id = req["end"]["id"].as_str().unwrap().to_owned();
+                    assert!(found.insert(id.clone()), "{at}: {id} is delivered and kept");
+                    Ok(true)
+                })
+                .unwrap();
+            }
+            assert_eq!(found, accepted, "{at}");
+            let counted = receipt.delivered + receipt.pending;
+            // Who was in the midst of an append when the time was up is not waited for.
+            let at_least = match deadline.is_zero() {
+                true => accepted.len() as u64 - THREADS,
+                false => accepted.len() as u64,
+            };
+            let range = at_least..=accepted.len() as u64;
+            assert!(
+                range.contains(&counted),
+                "{at}: {receipt:?}, {}",
+                accepted.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn for_a_record_that_comes_after_the_finish_nothing_is_dropped() {
+    for when_full in [WhenFull::Reject, WhenFull::DropOldest] {
+        let dir = tempfile::tempdir().unwrap();
+        let before = client(dir.path());
+        (0..1_000).for_each(|n| drop(before.append(Kind::CallEnd, &end(n)).unwrap()));
+        before.finish(Duration::from_secs(60));
+        let config = Config::new("team", "app").root(dir.path()).sender(false);
+        let config = config.disk_budget(64 << 10).when_full(when_full);
+        let client = Client::open(config).unwrap();
+        client.finish(Duration::from_secs(60));
+        for client in [&before, &client] {
+            // Its thread holds no file any more.
+            while client.inner.thread.send(Message::Wake).is_ok() {
+                thread::yield_now();
+            }
+        }
+        let late = client.append(Kind::CallEnd, &end(0));
+        assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+        assert_eq!(client.stats().dropped, 0);
+        let found = crate::inspect::status(dir.path(), &mut |error| panic!("{error}"));
+        assert_eq!(found[0].pending_records, 1_000);
+    }
+}

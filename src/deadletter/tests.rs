@@ -81,6 +81,23 @@ fn a_torn_last_line_does_not_swallow_the_next() {
 }
 
 #[test]
+fn what_is_longer_than_a_dead_letter_can_be_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = Directory::at(dir.path());
+    let name = FileName::new(1, [7; 16]);
+    let path = directory.file(&name, Extension::Deadletter);
+    // With white space where it is read in pieces.
+    let mut long = vec![b'x'; LINE_LIMIT as usize + 8];
+    long[LINE_LIMIT as usize - 4..][..8].fill(b' ');
+    long.push(b'\n');
+    let line: &[u8] = b"{\"n\":1}\n";
+    fs::write(&path, [&long, line, line].concat()).unwrap();
+    let mut file = DeadLetterFile::open(&directory, &name).unwrap();
+    file.keep(&|line| line.starts_with(b"x")).unwrap();
+    assert!(fs::read(&path).unwrap() == long);
+}
+
+#[test]
 fn timestamps_are_utc_calendar_time() {
     assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
     assert_eq!(timestamp(951_782_400), "2000-02-29T00:00:00Z");

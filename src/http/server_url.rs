@@ -86,6 +86,12 @@ pub(crate) fn check_key(key: &str) -> Result<(), Error> {
     )))
 }
 
+/// Would a message with this URL show the key? A short one is a stand-in, for a server that asks for
+/// none.
+pub(crate) fn holds_key(url: &str, key: &str) -> bool {
+    key.len() >= 16 && url.contains(key)
+}
+
 /// Percent-encodes what may not stand in the path of a URL, so that no name can end the request
 /// line or begin a query. `%` is taken to be the beginning of something encoded already.
 pub(crate) fn encode_path(path: &str) -> String {
